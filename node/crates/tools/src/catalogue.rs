@@ -57,6 +57,7 @@ pub struct Catalogue {
 
 /// What became of a call at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each call, for a moment")]
 pub enum Started {
     /// It is answered.
     Answered(Value),
@@ -227,6 +228,7 @@ impl Catalogue {
             let message = format!("{} works in a task, and this node keeps none", spec.name);
             return Err(ToolError::new(ErrorCode::NotImplemented, message, "ollamax status"));
         };
+        tool.check(arguments)?;
         let asked = NewTask {
             tool: spec.name,
             arguments: once::canonical(arguments),

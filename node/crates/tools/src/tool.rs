@@ -132,6 +132,7 @@ pub struct Call {
 pub type Planning = BoxFuture<'static, Result<Vec<String>, ToolError>>;
 
 pub(crate) type Run = Arc<dyn Fn(Call, Value) -> BoxFuture<'static, Result<Value, ToolError>> + Send + Sync>;
+type Check = Arc<dyn Fn(Value) -> Result<(), ToolError> + Send + Sync>;
 pub(crate) type Look = Arc<dyn Fn(&[&Tool], Value) -> Result<Value, ToolError> + Send + Sync>;
 pub(crate) type Plan = Arc<dyn Fn(Call, Value) -> Planning + Send + Sync>;
 pub(crate) type Labour = Arc<dyn Fn(Work, Value) -> BoxFuture<'static, Result<Value, ToolError>> + Send + Sync>;
@@ -154,6 +155,7 @@ pub struct Tool {
     input: Schema,
     output: Schema,
     how: How,
+    check: Option<Check>,
 }
 
 impl fmt::Debug for Tool {
@@ -363,7 +365,20 @@ impl Tool {
             Ok(asked) => finished(work(given, asked)).boxed(),
             Err(error) => ready(Err(error)).boxed(),
         });
-        Self::declare::<I, Done<O>>(spec, How::Task { plan, work })
+        let tool = Self::declare::<I, Done<O>>(spec, How::Task { plan, work })?;
+        Ok(tool.checked(|_: &I| Ok(())))
+    }
+
+    /// The same tool, which refuses arguments that fit its schema and make no sense, before a task is opened for them.
+    /// What it looks at is the arguments alone: the same call must be taken again when the world has changed.
+    #[must_use]
+    pub fn checked<I>(mut self, check: impl Fn(&I) -> Result<(), ToolError> + Send + Sync + 'static) -> Self
+    where
+        I: DeserializeOwned + 'static,
+    {
+        let spec = self.spec;
+        self.check = Some(Arc::new(move |arguments: Value| check(&read(&spec, arguments)?)));
+        self
     }
 
     fn declare<I: JsonSchema, O: JsonSchema>(spec: Spec, how: How) -> Result<Self, DeclarationError> {
@@ -401,7 +416,7 @@ impl Tool {
         if !problems.is_empty() {
             return Err(wrong(problems));
         }
-        Ok(Self { spec, input, output, how })
+        Ok(Self { spec, input, output, how, check: None })
     }
 
     /// What is said of it.
@@ -469,6 +484,11 @@ impl Tool {
             told[key] = value;
         }
         told
+    }
+
+    /// Whether arguments that fit its schema make sense.
+    pub(crate) fn check(&self, arguments: &Value) -> Result<(), ToolError> {
+        self.check.as_ref().map_or(Ok(()), |check| check(arguments.clone()))
     }
 
     /// How it comes to its answer. Who asks has admitted the call.

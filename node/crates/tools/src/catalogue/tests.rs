@@ -185,6 +185,10 @@ fn long(spec: Spec) -> Tool {
         move |given: Work, asked: Long| work(given, asked).boxed(),
     )
     .expect("declared well")
+    .checked(|asked: &Long| match asked.name.as_str() {
+        "nonsense" => Err(ToolError::new(ErrorCode::ConfigInvalid, "it makes no sense", "")),
+        _ => Ok(()),
+    })
 }
 
 fn with_tasks(tools: Vec<Tool>) -> (Catalogue, MemTasks) {
@@ -220,6 +224,9 @@ async fn long_work_is_a_task_and_a_dry_run_is_answered_at_once() {
     let dry = start(&all, "make", json!({"name": "o", "dry_run": true, "idempotency_key": "k"})).await;
     let plan = json!({"task": null, "plan": ["makes o"], "result": null, "next": null});
     assert_eq!(dry, Ok(Started::Answered(plan)));
+    let nonsense = start(&all, "make", json!({"name": "nonsense"})).await;
+    let Err(CallError::Failed(error)) = nonsense else { panic!("{nonsense:?}") };
+    assert_eq!(error.code, ErrorCode::ConfigInvalid);
     assert_eq!(tasks.tasks().map(|tasks| tasks.len()), Ok(1));
 }
 

@@ -17,13 +17,18 @@ use crate::work::Work;
 #[derive(Debug, Clone, Default)]
 pub struct MemChanges {
     made: Arc<Mutex<Vec<String>>>,
-    /// What happened, the oldest first.
-    pub events: Vec<EventView>,
+    events: Vec<EventView>,
 }
 
 // === impl MemChanges ===
 
 impl MemChanges {
+    /// Those of a lab in which this happened, the oldest first.
+    #[must_use]
+    pub fn after(events: Vec<EventView>) -> Self {
+        Self { events, ..Self::default() }
+    }
+
     /// What was changed, one line each. A line ends with `once` where it is to have effect once.
     #[must_use]
     pub fn made(&self) -> Vec<String> {

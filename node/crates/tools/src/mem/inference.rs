@@ -17,13 +17,18 @@ use crate::progress::Progress;
 #[derive(Debug, Clone, Default)]
 pub struct MemInference {
     asked: Arc<Mutex<Vec<(&'static str, Value)>>>,
-    /// What they answer in the place of an answer.
-    pub refusal: Option<ToolError>,
+    refusal: Option<ToolError>,
 }
 
 // === impl MemInference ===
 
 impl MemInference {
+    /// Those that answer with this error.
+    #[must_use]
+    pub fn refusing(refusal: ToolError) -> Self {
+        Self { refusal: Some(refusal), ..Self::default() }
+    }
+
     /// The paths and bodies that were asked.
     #[must_use]
     pub fn asked(&self) -> Vec<(&'static str, Value)> {
