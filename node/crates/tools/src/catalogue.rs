@@ -32,6 +32,8 @@ use crate::work::Work;
 pub const ARGUMENTS_BYTES_MAX: usize = 256 << 10;
 /// Tools that a catalogue shows to anybody.
 pub const TOOLS_MAX: usize = 40;
+/// How long a call waits for its task.
+pub const TASK_WAIT_MAX: Duration = Duration::from_secs(45);
 
 /// Which families are switched on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -42,9 +44,6 @@ pub enum Families {
     /// These.
     Only(BTreeSet<String>),
 }
-
-/// How long a call waits for its task.
-pub const TASK_WAIT_MAX: Duration = Duration::from_secs(45);
 
 /// The tools of a node.
 #[derive(Default)]

@@ -34,7 +34,7 @@ const PULL_MODEL: Spec = Spec {
 const PLACE_MODEL: Spec = Spec {
     name: "place_model",
     title: "Place a model",
-    description: "Has a model that the cluster has come to other nodes: a number of them, all, or those named.",
+    description: "Brings a model that the cluster has to more nodes: to a number of them, to all, or to those named.",
     family: FAMILY,
     examples: &[Example { title: "Onto two", arguments: r#"{"name": "m", "nodes": ["gpu-1", "gpu-2"]}"# }],
     ..Spec::TASK

@@ -1,8 +1,9 @@
 //! What callers see of tasks, and whose.
 
+use serde_json::{Value, json};
+
 use ollamax_tools::mem::MemPorts;
 use ollamax_tools::{CallError, Caller, Catalogue, Families};
-use serde_json::{Value, json};
 
 use super::*;
 

@@ -1,10 +1,11 @@
 //! What is asked for with copies of models, what is refused, and what is done.
 
+use serde_json::{Value, json};
+
 use ollamax_tools::mem::{MemLab, MemPorts};
 use ollamax_tools::views::{Model, TaskView};
 use ollamax_tools::{CallError, Caller, Catalogue, Families, Principal, Progress, Started};
 use ollamax_types::RequestId;
-use serde_json::{Value, json};
 
 use super::*;
 
