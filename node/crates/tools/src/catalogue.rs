@@ -16,6 +16,7 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
 use ollamax_types::ErrorCode;
+use ollamax_types::limits::TASK_ARGUMENTS_BYTES_MAX;
 
 use crate::error::{CallError, DeclarationError, ToolError};
 use crate::once::{self, OnceKey};
@@ -28,7 +29,7 @@ use crate::tool::{Call, How, Tool};
 use crate::views::TaskView;
 use crate::work::Work;
 
-/// Arguments of a call, as JSON.
+/// Arguments of a call, as JSON; those of a task are kept on record, and smaller.
 pub const ARGUMENTS_BYTES_MAX: usize = 256 << 10;
 /// Tools that a catalogue shows to anybody.
 pub const TOOLS_MAX: usize = 40;
@@ -249,8 +250,9 @@ impl Catalogue {
             return Err(ToolError::new(ErrorCode::Overloaded, message, next));
         }
         // Sizes are told by the text; who sent it has it in memory anyway.
-        if arguments.to_string().len() > ARGUMENTS_BYTES_MAX {
-            let message = format!("the arguments are larger than {} KiB", ARGUMENTS_BYTES_MAX >> 10);
+        let limit = if spec.task { TASK_ARGUMENTS_BYTES_MAX } else { ARGUMENTS_BYTES_MAX };
+        if arguments.to_string().len() > limit {
+            let message = format!("the arguments are larger than {} KiB", limit >> 10);
             return Err(ToolError::new(ErrorCode::BodyTooLarge, message, "send less"));
         }
         fits(tool, arguments)

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use ollamax_types::ErrorCode;
+use ollamax_types::limits::TASK_RESULT_BYTES_MAX;
 
 use crate::error::{DeclarationError, ToolError};
 use crate::once::{DRY_RUN, KEY, OnceKey};
@@ -28,8 +29,6 @@ use crate::work::Work;
 const NAME_CHARS_MAX: usize = 128;
 /// Longest description, so that a catalogue stays readable for a model.
 const DESCRIPTION_CHARS_MAX: usize = 600;
-/// Bytes of what comes of a task: it is kept on record.
-const RESULT_BYTES_MAX: usize = 64 << 10;
 
 /// Where a call runs and what it leaves behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -277,7 +276,7 @@ impl Spec {
                 "what a person must agree to works in a task and destroys something",
             ),
             (
-                !self.task || output_bytes_max <= RESULT_BYTES_MAX,
+                !self.task || output_bytes_max <= TASK_RESULT_BYTES_MAX,
                 "what comes of a task is kept, and at most 64 KiB of it",
             ),
             (!timeout.is_zero() && output_bytes_max > 0 && calls_per_minute > 0, "a limit of it is zero"),

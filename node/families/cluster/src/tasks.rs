@@ -228,7 +228,7 @@ fn seen(tasks: &dyn Tasks, call: &Call, id: &str) -> Result<TaskView, ToolError>
         return Ok(found);
     }
     // The same as where there is none.
-    Err(ToolError::new(ErrorCode::KeyNotFound, format!("there is no task {id:?}"), "list_tasks"))
+    Err(ToolError::new(ErrorCode::TaskNotFound, format!("there is no task {id:?}"), "list_tasks"))
 }
 
 #[cfg(test)]

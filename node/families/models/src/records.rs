@@ -99,7 +99,7 @@ struct PinAsked {
 #[derive(Debug, Serialize, JsonSchema)]
 struct Pinned {
     name: String,
-    /// The version in hexadecimal digits; null: the newest.
+    /// The version's digest; null: the newest.
     digest: Option<String>,
 }
 

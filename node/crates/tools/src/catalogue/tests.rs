@@ -227,6 +227,9 @@ async fn long_work_is_a_task_and_a_dry_run_is_answered_at_once() {
     let nonsense = start(&all, "make", json!({"name": "nonsense"})).await;
     let Err(CallError::Failed(error)) = nonsense else { panic!("{nonsense:?}") };
     assert_eq!(error.code, ErrorCode::ConfigInvalid);
+    let large = start(&all, "make", json!({"name": "x".repeat(TASK_ARGUMENTS_BYTES_MAX)})).await;
+    let Err(CallError::Failed(error)) = large else { panic!("{large:?}") };
+    assert_eq!(error.code, ErrorCode::BodyTooLarge);
     assert_eq!(tasks.tasks().map(|tasks| tasks.len()), Ok(1));
 }
 

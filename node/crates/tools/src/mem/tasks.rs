@@ -109,7 +109,7 @@ impl Kept {
     }
 
     fn find(&self, id: &str) -> Result<TaskView, ToolError> {
-        let missing = || ToolError::new(ErrorCode::KeyNotFound, format!("there is no task {id:?}"), "list_tasks");
+        let missing = || ToolError::new(ErrorCode::TaskNotFound, format!("there is no task {id:?}"), "list_tasks");
         self.tasks.get(id).cloned().ok_or_else(missing)
     }
 }

@@ -80,7 +80,7 @@ async fn other_peoples_tasks_are_as_if_they_were_not_there() {
     let ports = ports();
     for id in ["task_a", "task_none"] {
         let found = call(&ports, Principal::loopback(), "get_task", json!({"id": id})).await;
-        assert_eq!(found, Err(ErrorCode::KeyNotFound), "{id}");
+        assert_eq!(found, Err(ErrorCode::TaskNotFound), "{id}");
     }
     let own = call(&ports, Principal::loopback(), "get_task", json!({"id": "task_c"})).await.expect("it is there");
     assert_eq!(own["task"]["id"], "task_c");
@@ -96,6 +96,6 @@ async fn a_task_is_told_to_end_by_who_manages() {
     assert_eq!(ends, Ok(json!({"id": "task_b", "status": "working", "cancel_asked": true})));
     let over = cancel(Principal::of_socket(1), "task_a").await.expect("it stays as it is");
     assert_eq!(over["status"], "completed");
-    assert_eq!(cancel(Principal::of_socket(1), "task_none").await, Err(ErrorCode::KeyNotFound));
+    assert_eq!(cancel(Principal::of_socket(1), "task_none").await, Err(ErrorCode::TaskNotFound));
     assert_eq!(cancel(Principal::loopback(), "task_c").await, Err(ErrorCode::Forbidden));
 }
