@@ -30,6 +30,7 @@ const LIST_EVENTS: Spec = Spec {
 #[serde(deny_unknown_fields)]
 struct EventsAsked {
     /// From this revision on.
+    #[schemars(range(min = 1))]
     since: Option<u64>,
     #[schemars(range(min = 1, max = 200))]
     limit: Option<u32>,
