@@ -47,6 +47,7 @@ const TABLE: &[Row] = &[
     row("node/crates/outbound", "ollamax-outbound", 5, &["types", "security"]),
     row("node/families/cluster", "ollamax-family-cluster", 5, &["types", "tools"]),
     row("node/families/models", "ollamax-family-models", 5, &["types", "tools"]),
+    row("node/families/inference", "ollamax-family-inference", 5, &["types", "tools"]),
     row("node/families/memory", "ollamax-family-memory", 5, &["types", "tools"]),
     row("node/families/cli-tools", "ollamax-family-cli-tools", 5, &["types", "tools"]),
     row("node/families/guidance", "ollamax-family-guidance", 5, &["types", "tools"]),

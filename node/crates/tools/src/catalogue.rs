@@ -2,10 +2,13 @@
 //!
 //! Always: names are unique and in order, so that every node shows the same bytes; what a caller may not call it does
 //! not see; a call is checked before its tool runs, and bounded while it does. A tool that fails, hangs, floods, panics
-//! or lies about its schema spoils its own call and no other, and every call is answered.
+//! or lies about its schema spoils its own call and no other, and every call is answered. What works in a task is on
+//! record before its call is answered, and its call may end, and be asked again, without hurting it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -13,16 +16,25 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
 use ollamax_types::ErrorCode;
+use ollamax_types::limits::TASK_ARGUMENTS_BYTES_MAX;
 
 use crate::error::{CallError, DeclarationError, ToolError};
+use crate::once::{self, OnceKey};
+use crate::ports::{NewTask, Tasks};
 use crate::principal::{Caller, Principal};
+use crate::progress::Progress;
 use crate::rate::Rates;
-use crate::tool::Tool;
+use crate::task;
+use crate::tool::{Call, How, Tool};
+use crate::views::TaskView;
+use crate::work::Work;
 
-/// Arguments of a call, as JSON.
+/// Arguments of a call, as JSON; those of a task are kept on record, and smaller.
 pub const ARGUMENTS_BYTES_MAX: usize = 256 << 10;
 /// Tools that a catalogue shows to anybody.
 pub const TOOLS_MAX: usize = 40;
+/// How long a call waits for its task.
+pub const TASK_WAIT_MAX: Duration = Duration::from_secs(45);
 
 /// Which families are switched on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -35,10 +47,28 @@ pub enum Families {
 }
 
 /// The tools of a node.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Catalogue {
     tools: BTreeMap<&'static str, Tool>,
     rates: Rates,
+    /// `None`: this node keeps no tasks.
+    tasks: Option<Arc<dyn Tasks>>,
+}
+
+/// What became of a call at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each call, for a moment")]
+pub enum Started {
+    /// It is answered.
+    Answered(Value),
+    /// A task works at it.
+    Task(TaskView),
+}
+
+impl fmt::Debug for Catalogue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Catalogue").field("tools", &self.tools.keys()).finish_non_exhaustive()
+    }
 }
 
 // === impl Families ===
@@ -72,7 +102,13 @@ impl Catalogue {
                 return Err(wrong(name, "it is one too many for one catalogue"));
             }
         }
-        Ok(Self { tools, rates: Rates::default() })
+        Ok(Self { tools, ..Self::default() })
+    }
+
+    /// With the tasks of its cluster, in which long work is done.
+    #[must_use]
+    pub fn with_tasks(self, tasks: Arc<dyn Tasks>) -> Self {
+        Self { tasks: Some(tasks), ..self }
     }
 
     /// What a caller sees, in the order of names.
@@ -86,32 +122,127 @@ impl Catalogue {
         self.tools.get(name)
     }
 
-    /// Calls a tool.
+    /// Begins a call: tools that answer at once, and dry runs, are answered; for the others a task is opened, which is
+    /// on record when this answers.
     ///
     /// # Errors
     /// When there is no such tool; when the caller may not call it, or not so often; when the arguments do not fit;
-    /// when the tool fails, takes too long, or answers too much.
-    pub async fn call(&self, caller: Caller, name: &str, arguments: Value) -> Result<Value, CallError> {
+    /// when the tool fails, takes too long, or answers too much; when no task can be opened.
+    pub async fn start(
+        &self,
+        caller: Caller,
+        name: &str,
+        arguments: Value,
+        progress: Progress,
+    ) -> Result<Started, CallError> {
         let tool = self.find(name).ok_or_else(|| CallError::UnknownTool(shortened(name)))?;
         self.admit(tool, &caller.principal, &arguments, Instant::now())?;
-        let limits = tool.spec().limits;
+        let limit = tool.spec().limits.timeout;
         // What a panic leaves behind is this call's alone. Who speaks to the caller may wait for an answer for ever.
-        let run = AssertUnwindSafe(async move { tool.run(caller, arguments).await }).catch_unwind();
-        let answer = timeout(limits.timeout, run).await.map_err(|_| too_slow(limits.timeout))?;
-        let answer = answer.unwrap_or_else(|_panic| Err(panicked(tool)))?;
-        check_answer(tool, &answer)?;
-        Ok(answer)
+        let run = AssertUnwindSafe(self.begin(tool, caller, arguments, progress)).catch_unwind();
+        let started = timeout(limit, run).await.map_err(|_| too_slow(limit))?;
+        Ok(started.unwrap_or_else(|_panic| Err(panicked(tool)))?)
+    }
+
+    /// Calls a tool, and waits for its task up to [`TASK_WAIT_MAX`]; one that is not over then is told as it stands.
+    ///
+    /// # Errors
+    /// As [`Catalogue::start`], and when the task fails.
+    pub async fn call(&self, caller: Caller, name: &str, arguments: Value) -> Result<Value, CallError> {
+        match self.start(caller, name, arguments, Progress::nobody()).await? {
+            Started::Answered(answer) => Ok(answer),
+            Started::Task(task) => Ok(self.answer(&self.wait(task, &Progress::nobody(), TASK_WAIT_MAX).await)?),
+        }
+    }
+
+    /// Waits for a task that was started, and tells how far it is. One that waits for a person is told at once: nobody
+    /// knows of it yet.
+    pub async fn wait(&self, task: TaskView, progress: &Progress, up_to: Duration) -> TaskView {
+        match &self.tasks {
+            Some(tasks) if !task.is_waiting() => task::wait(&**tasks, task, progress, up_to).await,
+            _ => task,
+        }
+    }
+
+    /// Does a task's work, at the node that owns it: without a limit of time, until it is done or cancelled. What it
+    /// answers is kept on record.
+    ///
+    /// # Errors
+    /// When this node has no such tool, or whoever asked for it may not have it; when the arguments do not fit; when
+    /// the tool fails, or answers too much.
+    pub async fn work(&self, work: Work, name: &str, arguments: Value) -> Result<Value, ToolError> {
+        let tool = self.find(name).ok_or_else(|| no_worker(name))?;
+        let How::Task { work: labour, .. } = tool.how() else { return Err(no_worker(name)) };
+        permit(tool, &work.caller.principal)?;
+        fits(tool, &arguments)?;
+        let run = AssertUnwindSafe(async move { labour(work, arguments).await }).catch_unwind();
+        let result = run.await.unwrap_or_else(|_panic| Err(panicked(tool)))?;
+        check_size(tool, &result)?;
+        check_form(tool, &task::done(None, None, Some(&result), None))?;
+        Ok(result)
+    }
+
+    /// The answer of a task that is over, as its call would have had it; `None` where it is not over.
+    #[must_use]
+    pub fn finished(&self, task: &TaskView) -> Option<Result<Value, ToolError>> {
+        task::finished(task)
+    }
+
+    /// The answer of a call whose task stands so: what came of it, or where it stands and what to do next.
+    ///
+    /// # Errors
+    /// When the task failed or was cancelled.
+    pub fn answer(&self, task: &TaskView) -> Result<Value, ToolError> {
+        self.finished(task).unwrap_or_else(|| Ok(task::done(Some(task), None, None, task.next().as_deref())))
+    }
+
+    async fn begin(
+        &self,
+        tool: &Tool,
+        caller: Caller,
+        arguments: Value,
+        progress: Progress,
+    ) -> Result<Started, ToolError> {
+        let spec = tool.spec();
+        // What only looks uses up no key.
+        let is_dry = spec.task && arguments.get(once::DRY_RUN).and_then(Value::as_bool) == Some(true);
+        let once = if is_dry { None } else { OnceKey::of(&caller.principal, spec.name, &arguments) };
+        let call = Call { caller, once, progress };
+        let answer = match tool.how() {
+            How::Now(run) => run(call, arguments).await?,
+            How::Listed(look) => look(&self.listed(&call.caller.principal).collect::<Vec<_>>(), arguments)?,
+            How::Task { plan, .. } if is_dry => {
+                let lines = plan(call, arguments).await?;
+                task::done(None, Some(&lines), None, None)
+            }
+            How::Task { .. } => return self.open(tool, &call, &arguments).await.map(Started::Task),
+        };
+        check_size(tool, &answer)?;
+        check_form(tool, &answer)?;
+        Ok(Started::Answered(answer))
+    }
+
+    async fn open(&self, tool: &Tool, call: &Call, arguments: &Value) -> Result<TaskView, ToolError> {
+        let spec = tool.spec();
+        let Some(tasks) = &self.tasks else {
+            let message = format!("{} works in a task, and this node keeps none", spec.name);
+            return Err(ToolError::new(ErrorCode::NotImplemented, message, "ollamax status"));
+        };
+        tool.check(arguments)?;
+        let asked = NewTask {
+            tool: spec.name,
+            arguments: once::canonical(arguments),
+            repeatable: spec.hints.idempotent,
+            needs_approval: spec.needs_approval,
+            once: call.once,
+        };
+        tasks.open(&call.caller, asked).await
     }
 
     /// Whether a call may run.
     fn admit(&self, tool: &Tool, principal: &Principal, arguments: &Value, now: Instant) -> Result<(), ToolError> {
         let spec = tool.spec();
-        if !principal.may(spec.permission) {
-            let message = format!("{} needs the permission {}, which you do not have", spec.name, spec.permission);
-            let next =
-                "an administrator does this on a node with the ollamax command; ollamax --help lists what there is";
-            return Err(ToolError::new(ErrorCode::Forbidden, message, next));
-        }
+        permit(tool, principal)?;
         if let Err(wait) = self.rates.take(principal.subject(), spec.name, spec.limits.calls_per_minute, now) {
             let per_minute = spec.limits.calls_per_minute;
             let message = format!("{} may be called {per_minute} times in a minute", spec.name);
@@ -119,22 +250,43 @@ impl Catalogue {
             return Err(ToolError::new(ErrorCode::Overloaded, message, next));
         }
         // Sizes are told by the text; who sent it has it in memory anyway.
-        if arguments.to_string().len() > ARGUMENTS_BYTES_MAX {
-            let message = format!("the arguments are larger than {} KiB", ARGUMENTS_BYTES_MAX >> 10);
+        let limit = if spec.task { TASK_ARGUMENTS_BYTES_MAX } else { ARGUMENTS_BYTES_MAX };
+        if arguments.to_string().len() > limit {
+            let message = format!("the arguments are larger than {} KiB", limit >> 10);
             return Err(ToolError::new(ErrorCode::BodyTooLarge, message, "send less"));
         }
-        let problems = tool.input().problems(arguments);
-        if !problems.is_empty() {
-            let message =
-                format!("the arguments of {} do not fit its input schema: {}", spec.name, problems.join("; "));
-            let next = spec.examples.first().map_or_else(
-                || "send what tools/list says under inputSchema".to_owned(),
-                |example| format!("send arguments like {}", example.arguments),
-            );
-            return Err(ToolError::new(ErrorCode::BadRequest, message, next));
-        }
-        Ok(())
+        fits(tool, arguments)
     }
+}
+
+fn permit(tool: &Tool, principal: &Principal) -> Result<(), ToolError> {
+    let spec = tool.spec();
+    if principal.may(spec.permission) {
+        return Ok(());
+    }
+    let message = format!("{} needs the permission {}, which you do not have", spec.name, spec.permission);
+    let next = "an administrator does this on a node with the ollamax command; ollamax --help lists what there is";
+    Err(ToolError::new(ErrorCode::Forbidden, message, next))
+}
+
+fn fits(tool: &Tool, arguments: &Value) -> Result<(), ToolError> {
+    let (spec, problems) = (tool.spec(), tool.input().problems(arguments));
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let message = format!("the arguments of {} do not fit its input schema: {}", spec.name, problems.join("; "));
+    let next = spec.examples.first().map_or_else(
+        || "send what tools/list says under inputSchema".to_owned(),
+        |example| format!("send arguments like {}", example.arguments),
+    );
+    Err(ToolError::new(ErrorCode::BadRequest, message, next))
+}
+
+/// Another release took the task, or this node has the family switched off.
+fn no_worker(name: &str) -> ToolError {
+    let message = format!("the node that was to do it has no tool {:?} that works in tasks", shortened(name));
+    let next = "give all nodes one release and the same tools.families: ollamax node list";
+    ToolError::new(ErrorCode::NotImplemented, message, next)
 }
 
 fn too_slow(limit: Duration) -> ToolError {
@@ -152,14 +304,19 @@ fn panicked(tool: &Tool) -> ToolError {
     )
 }
 
-/// What every answer must be. The schema is compared where programs are tested: in production a lie is the family's.
-fn check_answer(tool: &Tool, answer: &Value) -> Result<(), ToolError> {
+/// No answer is larger than its tool's limit.
+fn check_size(tool: &Tool, answer: &Value) -> Result<(), ToolError> {
     let spec = tool.spec();
-    if answer.to_string().len() > spec.limits.output_bytes_max {
-        let kib = spec.limits.output_bytes_max >> 10;
-        let message = format!("the result of {} is larger than {kib} KiB", spec.name);
-        return Err(ToolError::new(ErrorCode::BodyTooLarge, message, "ask for less: a smaller limit, or one name"));
+    if answer.to_string().len() <= spec.limits.output_bytes_max {
+        return Ok(());
     }
+    let message = format!("the result of {} is larger than {} KiB", spec.name, spec.limits.output_bytes_max >> 10);
+    Err(ToolError::new(ErrorCode::BodyTooLarge, message, "ask for less: a smaller limit, or one name"))
+}
+
+/// The schema is compared where programs are tested: in production a lie is the family's.
+fn check_form(tool: &Tool, answer: &Value) -> Result<(), ToolError> {
+    let spec = tool.spec();
     let problems = if cfg!(debug_assertions) { tool.output().problems(answer) } else { Vec::new() };
     if problems.is_empty() {
         return Ok(());
@@ -174,148 +331,4 @@ fn shortened(name: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::future::{pending, ready};
-
-    use schemars::JsonSchema;
-    use serde::{Deserialize, Serialize};
-    use serde_json::json;
-
-    use super::*;
-    use crate::principal::Permission;
-    use crate::tool::{Class, Example, Hints, Limits, Spec};
-
-    #[derive(Deserialize, Serialize, JsonSchema)]
-    #[serde(deny_unknown_fields)]
-    struct Asked {
-        name: String,
-    }
-
-    /// Says that it has a number and has a text where the text is no number.
-    #[derive(JsonSchema)]
-    struct Liar {
-        #[expect(dead_code, reason = "a schema says it")]
-        name: u32,
-    }
-
-    impl Serialize for Liar {
-        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            json!({"name": "a text"}).serialize(serializer)
-        }
-    }
-
-    const fn spec(name: &'static str, family: &'static str) -> Spec {
-        Spec {
-            name,
-            title: "A tool",
-            description: "Does it.",
-            family,
-            examples: &[Example { title: "m", arguments: r#"{"name": "m"}"# }],
-            ..Spec::READ
-        }
-    }
-
-    fn echo(spec: Spec) -> Tool {
-        Tool::reading(spec, |asked: Asked| Ok(asked)).expect("declared well")
-    }
-
-    fn managing(name: &'static str) -> Spec {
-        let hints = Hints { read_only: false, ..Hints::READ };
-        Spec { class: Class::LeaderWrite, permission: Permission::Manage, hints, ..spec(name, "b") }
-    }
-
-    fn catalogue(tools: Vec<Tool>) -> Catalogue {
-        Catalogue::new(tools, &Families::All).expect("names differ")
-    }
-
-    fn caller(principal: Principal) -> Caller {
-        Caller { principal, request: Default::default() }
-    }
-
-    async fn code(catalogue: &Catalogue, name: &str, arguments: Value) -> Result<Value, ErrorCode> {
-        match catalogue.call(caller(Principal::loopback()), name, arguments).await {
-            Ok(value) => Ok(value),
-            Err(CallError::Failed(error)) => Err(error.code),
-            Err(CallError::UnknownTool(name)) => panic!("{name} is not known"),
-        }
-    }
-
-    fn names(catalogue: &Catalogue, principal: &Principal) -> Vec<&'static str> {
-        catalogue.listed(principal).map(|tool| tool.spec().name).collect()
-    }
-
-    #[test]
-    fn a_caller_sees_what_it_may_call_in_the_order_of_names() {
-        let all = catalogue(vec![echo(spec("z", "a")), echo(managing("m")), echo(spec("b", "b"))]);
-        assert_eq!(names(&all, &Principal::loopback()), ["b", "z"]);
-        assert_eq!(names(&all, &Principal::of_socket(0)), ["b", "m", "z"]);
-        let only = Families::Only(BTreeSet::from(["b".to_owned()]));
-        let some = Catalogue::new(vec![echo(spec("z", "a")), echo(managing("m")), echo(spec("b", "b"))], &only);
-        assert_eq!(names(&some.expect("names differ"), &Principal::of_socket(0)), ["b", "m"]);
-    }
-
-    #[test]
-    fn two_tools_of_one_name_and_a_tool_too_many_are_refused() {
-        let twice = Catalogue::new(vec![echo(spec("a", "a")), echo(spec("a", "b"))], &Families::All);
-        assert_eq!(twice.expect_err("one name").problems, ["another tool has its name"]);
-        let names: [&'static str; TOOLS_MAX + 1] = std::array::from_fn(|at| &*format!("t{at}").leak());
-        let many = names.into_iter().map(|name| echo(spec(name, "a"))).collect();
-        assert_eq!(Catalogue::new(many, &Families::All).expect_err("too many").problems.len(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_call_is_checked_before_its_tool_runs() {
-        let all = catalogue(vec![echo(spec("look", "a")), echo(managing("change"))]);
-        assert_eq!(code(&all, "look", json!({"name": "m"})).await, Ok(json!({"name": "m"})));
-        assert_eq!(code(&all, "change", json!({"name": "m"})).await, Err(ErrorCode::Forbidden));
-        for wrong in [json!({}), json!({"name": 1}), json!({"name": "m", "more": 1}), json!([]), json!(null)] {
-            assert_eq!(code(&all, "look", wrong.clone()).await, Err(ErrorCode::BadRequest), "{wrong}");
-        }
-        let large = json!({"name": "x".repeat(ARGUMENTS_BYTES_MAX)});
-        assert_eq!(code(&all, "look", large).await, Err(ErrorCode::BodyTooLarge));
-        let unknown = all.call(caller(Principal::of_socket(0)), &"x".repeat(5_000), json!({})).await;
-        assert_eq!(unknown, Err(CallError::UnknownTool("x".repeat(64))));
-    }
-
-    #[tokio::test]
-    async fn wrong_arguments_are_answered_with_an_example() {
-        let all = catalogue(vec![echo(spec("look", "a"))]);
-        let answer = all.call(caller(Principal::loopback()), "look", json!({"nome": "m"})).await;
-        let Err(CallError::Failed(error)) = answer else { panic!("{answer:?}") };
-        assert!(error.message.contains("input schema"), "{error}");
-        assert_eq!(error.next, r#"send arguments like {"name": "m"}"#);
-        assert_eq!(error.to_json()["code"], "bad_request");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_tool_that_hangs_floods_panics_or_lies_spoils_its_own_call() {
-        let hangs = Tool::new(spec("hangs", "a"), |_, _: Asked| pending::<Result<Asked, ToolError>>().boxed());
-        let floods = Tool::reading(spec("floods", "a"), |_: Asked| Ok(Asked { name: "x".repeat(64 << 10) }));
-        let lies = Tool::new(spec("lies", "a"), |_, _: Asked| ready(Ok(Liar { name: 1 })).boxed());
-        let panics = Tool::reading(spec("panics", "a"), |asked: Asked| match asked.name.as_str() {
-            "m" => panic!("a defect"),
-            _ => Ok(asked),
-        });
-        let all = catalogue([hangs, floods, lies, panics].map(|tool| tool.expect("declared well")).into());
-        let asked = || json!({"name": "m"});
-        assert_eq!(code(&all, "hangs", asked()).await, Err(ErrorCode::DeadlineExceeded));
-        assert_eq!(code(&all, "floods", asked()).await, Err(ErrorCode::BodyTooLarge));
-        assert_eq!(code(&all, "lies", asked()).await, Err(ErrorCode::Internal));
-        assert_eq!(code(&all, "panics", asked()).await, Err(ErrorCode::Internal));
-        assert_eq!(code(&all, "panics", json!({"name": "n"})).await, Ok(json!({"name": "n"})));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_calls_too_often_is_told_when_to_try_again_and_nobody_else_is_hurt() {
-        let limits = Limits { calls_per_minute: 2, ..Limits::READ };
-        let all = catalogue(vec![echo(Spec { limits, ..spec("look", "a") })]);
-        let asked = || json!({"name": "m"});
-        for _ in 0..2 {
-            assert!(code(&all, "look", asked()).await.is_ok());
-        }
-        let refused = all.call(caller(Principal::loopback()), "look", asked()).await;
-        let Err(CallError::Failed(error)) = refused else { panic!("{refused:?}") };
-        assert_eq!((error.code, error.next.as_str()), (ErrorCode::Overloaded, "try again in 30000 ms"));
-        assert!(all.call(caller(Principal::of_socket(1)), "look", asked()).await.is_ok());
-    }
-}
+mod tests;

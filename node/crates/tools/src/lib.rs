@@ -5,18 +5,26 @@
 pub mod catalogue;
 pub mod error;
 pub mod mem;
+pub mod once;
 pub mod page;
 pub mod ports;
 pub mod principal;
+pub mod progress;
 pub mod schema;
+pub mod search;
+pub mod task;
 pub mod tool;
 pub mod views;
+pub mod work;
 
 mod rate;
 
-pub use catalogue::{Catalogue, Families};
+pub use catalogue::{Catalogue, Families, Started, TASK_WAIT_MAX};
 pub use error::{CallError, DeclarationError, ToolError};
-pub use ports::Lab;
+pub use once::OnceKey;
+pub use ports::{Changes, DeleteAsked, Inference, Lab, NewTask, Ports, PullAsked, Tasks};
 pub use principal::{Caller, Permission, Principal, Subject};
+pub use progress::{Progress, Step};
 pub use schema::{SECRET_MARK, Schema};
-pub use tool::{Class, Example, Hints, Idempotency, Limits, Spec, Tool};
+pub use tool::{Call, Class, Example, Hints, Idempotency, Limits, Planning, Spec, Tool};
+pub use work::Work;

@@ -1,10 +1,22 @@
-//! The port in memory: a lab that is what it was set to be.
+//! The ports in memory: a lab that is what it was set to be, and changes, tasks and answers that are written down.
+//!
+//! Nothing here works by itself: a test says what a task has come to.
+
+use std::sync::Arc;
 
 use ollamax_types::ErrorCode;
 
 use crate::error::ToolError;
-use crate::ports::Lab;
+use crate::ports::{Lab, Ports};
 use crate::views::{Cluster, Model, Node, NodeHealth, Transfer};
+
+mod changes;
+mod inference;
+mod tasks;
+
+pub use changes::MemChanges;
+pub use inference::MemInference;
+pub use tasks::MemTasks;
 
 /// A lab in memory.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +31,40 @@ pub struct MemLab {
     pub transfers: Vec<Transfer>,
     /// The models.
     pub models: Vec<Model>,
+}
+
+/// All ports in memory. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct MemPorts {
+    /// What the lab is.
+    pub lab: MemLab,
+    /// What was changed in it.
+    pub changes: MemChanges,
+    /// Its tasks.
+    pub tasks: MemTasks,
+    /// What its models were asked.
+    pub inference: MemInference,
+}
+
+// === impl MemPorts ===
+
+impl MemPorts {
+    /// Those of a lab in which nothing has happened.
+    #[must_use]
+    pub fn of(lab: MemLab) -> Self {
+        Self { lab, ..Self::default() }
+    }
+
+    /// As tools see them.
+    #[must_use]
+    pub fn ports(&self) -> Ports {
+        Ports {
+            lab: Arc::new(self.lab.clone()),
+            changes: Arc::new(self.changes.clone()),
+            tasks: Arc::new(self.tasks.clone()),
+            inference: Arc::new(self.inference.clone()),
+        }
+    }
 }
 
 // === impl MemLab ===

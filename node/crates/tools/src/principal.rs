@@ -87,6 +87,17 @@ impl Principal {
         Self { subject: Subject::Uid(uid), permissions: &[Permission::Read, Permission::Infer, Permission::Manage] }
     }
 
+    /// The one whose subject is written so: what a record says of who asked, with the permissions that it has here.
+    #[must_use]
+    pub fn of_subject(text: &str) -> Option<Self> {
+        let found = match text.strip_prefix("uid/") {
+            Some(uid) => Self::of_socket(uid.parse().ok()?),
+            None => Self::loopback(),
+        };
+        // A number may be written in several ways, and a subject in one.
+        (found.subject.to_string() == text).then_some(found)
+    }
+
     /// Who it is.
     #[must_use]
     pub const fn subject(&self) -> &Subject {
@@ -112,5 +123,16 @@ mod tests {
         };
         check(&Principal::loopback(), [true, true, false], "loopback");
         check(&Principal::of_socket(1_000), [true, true, true], "uid/1000");
+    }
+
+    #[test]
+    fn a_subject_is_read_as_it_is_written_and_in_no_other_way() {
+        for principal in [Principal::loopback(), Principal::of_socket(0), Principal::of_socket(u32::MAX)] {
+            assert_eq!(Principal::of_subject(&principal.subject().to_string()), Some(principal));
+        }
+        for text in ["", "Loopback", "loopback ", "uid/", "uid/+7", "uid/07", "uid/-1", "uid/4294967296", "uid/x", "7"]
+        {
+            assert_eq!(Principal::of_subject(text), None, "{text:?}");
+        }
     }
 }

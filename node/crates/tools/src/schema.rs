@@ -25,6 +25,7 @@ const FORMATS_OF_NUMBERS: [&str; 12] =
 #[derive(Debug, Clone)]
 pub struct Schema {
     shown: Map<String, Value>,
+    brief: Map<String, Value>,
     validator: Validator,
 }
 
@@ -50,13 +51,20 @@ impl Schema {
     fn compile(shown: Map<String, Value>) -> Result<Self, String> {
         let validator = jsonschema::draft202012::new(&Value::Object(shown.clone()));
         let validator = validator.map_err(|error| format!("its schema cannot be compiled: {error}"))?;
-        Ok(Self { shown, validator })
+        let brief = without_words(&shown);
+        Ok(Self { shown, brief, validator })
     }
 
     /// As callers read it.
     #[must_use]
     pub const fn shown(&self) -> &Map<String, Value> {
         &self.shown
+    }
+
+    /// Without words: the same values fit, in fewer bytes.
+    #[must_use]
+    pub const fn brief(&self) -> &Map<String, Value> {
+        &self.brief
     }
 
     /// What is wrong with a value, the first few things; nothing where it fits.
@@ -100,6 +108,29 @@ fn without_noise(schema: &mut Value) {
         }
         Value::Array(items) => items.iter_mut().for_each(without_noise),
         _ => {}
+    }
+}
+
+/// The schema without its descriptions. What a field is called stays, also where it is called description.
+fn without_words(schema: &Map<String, Value>) -> Map<String, Value> {
+    let told = schema.iter().filter(|(key, value)| !(key.as_str() == "description" && value.is_string()));
+    let brief = told.map(|(key, value)| {
+        let value = match value {
+            Value::Object(fields) if key == "properties" => {
+                Value::Object(fields.iter().map(|(name, field)| (name.clone(), in_brief(field))).collect())
+            }
+            other => in_brief(other),
+        };
+        (key.clone(), value)
+    });
+    brief.collect()
+}
+
+fn in_brief(value: &Value) -> Value {
+    match value {
+        Value::Object(schema) => Value::Object(without_words(schema)),
+        Value::Array(items) => items.iter().map(in_brief).collect(),
+        other => other.clone(),
     }
 }
 
@@ -178,6 +209,23 @@ mod tests {
         for noise in ["$ref", "$defs", "$schema", "uint", "Asked"] {
             assert!(!text.contains(noise), "{noise} in {text}");
         }
+    }
+
+    #[test]
+    fn in_brief_the_words_are_left_out_and_the_fields_are_not() {
+        #[derive(Deserialize, Serialize, JsonSchema)]
+        struct Named {
+            /// Words of a field.
+            description: String,
+            /// Words of rows.
+            rows: Option<Vec<Row>>,
+        }
+        let schema = Schema::of_input::<Named>().expect("it compiles");
+        let brief = Value::Object(schema.brief().clone());
+        assert!(!brief.to_string().contains("Words"), "{brief}");
+        assert_eq!(brief["properties"]["description"]["type"], "string");
+        assert_eq!(brief["properties"]["rows"]["items"]["properties"]["id"]["type"], "integer");
+        assert_eq!(schema.shown()["properties"]["description"]["description"], "Words of a field.");
     }
 
     #[test]

@@ -15,10 +15,15 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use ollamax_types::ErrorCode;
+use ollamax_types::limits::TASK_RESULT_BYTES_MAX;
 
 use crate::error::{DeclarationError, ToolError};
+use crate::once::{DRY_RUN, KEY, OnceKey};
 use crate::principal::{Caller, Permission};
+use crate::progress::Progress;
 use crate::schema::Schema;
+use crate::views::Done;
+use crate::work::Work;
 
 /// Longest name, by the protocol.
 const NAME_CHARS_MAX: usize = 128;
@@ -30,7 +35,7 @@ const DESCRIPTION_CHARS_MAX: usize = 600;
 pub enum Class {
     /// Read from what the node has; runs where it arrives.
     Read,
-    /// A change of what is replicated; runs at the leader.
+    /// A change of what is replicated; runs where it arrives, and what it changes goes to the leader.
     LeaderWrite,
     /// A model answers; the scheduler says where.
     Inference,
@@ -101,13 +106,46 @@ pub struct Spec {
     pub hints: Hints,
     /// What makes a repetition harmless.
     pub idempotency: Idempotency,
-    /// What it may take.
+    /// What it may take. Of a task: until it is on record.
     pub limits: Limits,
+    /// It works in a task, which outlives its call and its node.
+    pub task: bool,
+    /// A person must agree before it begins.
+    pub needs_approval: bool,
     /// Calls to learn from; each is checked.
     pub examples: &'static [Example],
 }
 
-type Run = Arc<dyn Fn(Caller, Value) -> BoxFuture<'static, Result<Value, ToolError>> + Send + Sync>;
+/// What a tool's function gets beside its arguments.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Who calls.
+    pub caller: Caller,
+    /// Where it is to have effect once: which call it is.
+    pub once: Option<OnceKey>,
+    /// Where it says how far it is.
+    pub progress: Progress,
+}
+
+/// What a task would do, line by line.
+pub type Planning = BoxFuture<'static, Result<Vec<String>, ToolError>>;
+
+pub(crate) type Run = Arc<dyn Fn(Call, Value) -> BoxFuture<'static, Result<Value, ToolError>> + Send + Sync>;
+type Check = Arc<dyn Fn(Value) -> Result<(), ToolError> + Send + Sync>;
+pub(crate) type Look = Arc<dyn Fn(&[&Tool], Value) -> Result<Value, ToolError> + Send + Sync>;
+pub(crate) type Plan = Arc<dyn Fn(Call, Value) -> Planning + Send + Sync>;
+pub(crate) type Labour = Arc<dyn Fn(Work, Value) -> BoxFuture<'static, Result<Value, ToolError>> + Send + Sync>;
+
+/// How a tool comes to its answer.
+#[derive(Clone)]
+pub(crate) enum How {
+    /// By itself, while its caller waits.
+    Now(Run),
+    /// From the tools that its caller sees.
+    Listed(Look),
+    /// In a task; what it would do is told at once.
+    Task { plan: Plan, work: Labour },
+}
 
 /// A tool.
 #[derive(Clone)]
@@ -115,7 +153,8 @@ pub struct Tool {
     spec: Spec,
     input: Schema,
     output: Schema,
-    run: Run,
+    how: How,
+    check: Option<Check>,
 }
 
 impl fmt::Debug for Tool {
@@ -158,6 +197,8 @@ impl Idempotency {
 impl Hints {
     /// Those of a tool that reads what the cluster knows.
     pub const READ: Self = Self { read_only: true, destructive: false, idempotent: true, open_world: false };
+    /// Those of a tool that changes what the cluster has, and nothing more when it is called again.
+    pub const CHANGE: Self = Self { read_only: false, ..Self::READ };
 }
 
 // === impl Limits ===
@@ -165,6 +206,8 @@ impl Hints {
 impl Limits {
     /// Those of a tool that reads what the node has in memory. The output is about 20,000 tokens.
     pub const READ: Self = Self { timeout: Duration::from_secs(10), output_bytes_max: 64 << 10, calls_per_minute: 600 };
+    /// Those of a tool that changes something: it waits for a majority, also while another leader is found.
+    pub const CHANGE: Self = Self { timeout: Duration::from_secs(30), ..Self::READ };
 }
 
 // === impl Spec ===
@@ -181,8 +224,23 @@ impl Spec {
         hints: Hints::READ,
         idempotency: Idempotency::Natural,
         limits: Limits::READ,
+        task: false,
+        needs_approval: false,
         examples: &[],
     };
+
+    /// What all tools have in common that change what is on record, once for each key.
+    pub const CHANGE: Self = Self {
+        class: Class::LeaderWrite,
+        permission: Permission::Manage,
+        hints: Hints::CHANGE,
+        idempotency: Idempotency::ByKey,
+        limits: Limits::CHANGE,
+        ..Self::READ
+    };
+
+    /// The same, where it takes longer than a call.
+    pub const TASK: Self = Self { task: true, ..Self::CHANGE };
 
     /// Everything in which it contradicts itself or the protocol.
     #[must_use]
@@ -213,6 +271,14 @@ impl Spec {
                 !idempotent || self.idempotency != Idempotency::None,
                 "it is idempotent and says that nothing makes it so",
             ),
+            (
+                !self.needs_approval || self.task && destructive,
+                "what a person must agree to works in a task and destroys something",
+            ),
+            (
+                !self.task || output_bytes_max <= TASK_RESULT_BYTES_MAX,
+                "what comes of a task is kept, and at most 64 KiB of it",
+            ),
             (!timeout.is_zero() && output_bytes_max > 0 && calls_per_minute > 0, "a limit of it is zero"),
         ];
         problems.extend(rules.iter().filter(|(holds, _)| !holds).map(|(_, problem)| (*problem).to_owned()));
@@ -238,18 +304,83 @@ impl Tool {
         Self::new(spec, move |_, input: I| ready(answer(input)).boxed())
     }
 
+    /// A tool that answers from the tools that its caller sees.
+    ///
+    /// # Errors
+    /// When the declaration contradicts itself.
+    pub fn listed<I, O>(
+        spec: Spec,
+        answer: impl Fn(&[&Self], I) -> Result<O, ToolError> + Send + Sync + 'static,
+    ) -> Result<Self, DeclarationError>
+    where
+        I: DeserializeOwned + JsonSchema + 'static,
+        O: Serialize + JsonSchema + Send + 'static,
+    {
+        let look: Look = Arc::new(move |tools: &[&Self], arguments: Value| {
+            let asked = read(&spec, arguments)?;
+            written(&answer(tools, asked)?)
+        });
+        Self::declare::<I, O>(spec, How::Listed(look))
+    }
+
     /// A tool.
     ///
     /// # Errors
     /// When the declaration contradicts itself.
     pub fn new<I, O>(
         spec: Spec,
-        answer: impl Fn(Caller, I) -> BoxFuture<'static, Result<O, ToolError>> + Send + Sync + 'static,
+        answer: impl Fn(Call, I) -> BoxFuture<'static, Result<O, ToolError>> + Send + Sync + 'static,
     ) -> Result<Self, DeclarationError>
     where
         I: DeserializeOwned + JsonSchema + 'static,
         O: Serialize + JsonSchema + Send + 'static,
     {
+        let run: Run = Arc::new(move |call: Call, arguments: Value| match read(&spec, arguments) {
+            Ok(asked) => finished(answer(call, asked)).boxed(),
+            Err(error) => ready(Err(error)).boxed(),
+        });
+        Self::declare::<I, O>(spec, How::Now(run))
+    }
+
+    /// A tool that works in a task. What it answers is [`Done`]; what it would do is told at once, to who asks for a
+    /// dry run. The same work may be begun again by another node.
+    ///
+    /// # Errors
+    /// When the declaration contradicts itself.
+    pub fn work<I, O>(
+        spec: Spec,
+        plan: impl Fn(&Call, &I) -> Planning + Send + Sync + 'static,
+        work: impl Fn(Work, I) -> BoxFuture<'static, Result<O, ToolError>> + Send + Sync + 'static,
+    ) -> Result<Self, DeclarationError>
+    where
+        I: DeserializeOwned + JsonSchema + 'static,
+        O: Serialize + JsonSchema + Send + 'static,
+    {
+        let plan: Plan = Arc::new(move |call: Call, arguments: Value| match read::<I>(&spec, arguments) {
+            Ok(asked) => plan(&call, &asked),
+            Err(error) => ready(Err(error)).boxed(),
+        });
+        let work: Labour = Arc::new(move |given: Work, arguments: Value| match read::<I>(&spec, arguments) {
+            Ok(asked) => finished(work(given, asked)).boxed(),
+            Err(error) => ready(Err(error)).boxed(),
+        });
+        let tool = Self::declare::<I, Done<O>>(spec, How::Task { plan, work })?;
+        Ok(tool.checked(|_: &I| Ok(())))
+    }
+
+    /// The same tool, which refuses arguments that fit its schema and make no sense, before a task is opened for them.
+    /// What it looks at is the arguments alone: the same call must be taken again when the world has changed.
+    #[must_use]
+    pub fn checked<I>(mut self, check: impl Fn(&I) -> Result<(), ToolError> + Send + Sync + 'static) -> Self
+    where
+        I: DeserializeOwned + 'static,
+    {
+        let spec = self.spec;
+        self.check = Some(Arc::new(move |arguments: Value| check(&read(&spec, arguments)?)));
+        self
+    }
+
+    fn declare<I: JsonSchema, O: JsonSchema>(spec: Spec, how: How) -> Result<Self, DeclarationError> {
         let wrong = |problems: Vec<String>| DeclarationError { tool: spec.name.to_owned(), problems };
         let input = Schema::of_input::<I>().map_err(|problem| wrong(vec![problem]))?;
         let output = Schema::of_output::<O>().map_err(|problem| wrong(vec![problem]))?;
@@ -257,6 +388,22 @@ impl Tool {
         for (schema, what) in [(&input, "takes"), (&output, "answers")] {
             if schema.shown().get("type") != Some(&json!("object")) {
                 problems.push(format!("what it {what} is no object"));
+            }
+        }
+        let takes = |name: &str| input.shown().get("properties").is_some_and(|fields| fields.get(name).is_some());
+        for (holds, problem) in [
+            (
+                takes(KEY) == (spec.idempotency == Idempotency::ByKey),
+                "it is made harmless by a key and takes none, or the other way round",
+            ),
+            (takes(DRY_RUN) == spec.task, "a task, and nothing else, is asked for a dry run"),
+            (
+                matches!(how, How::Task { .. }) == spec.task,
+                "it says that it is a task and works in none, or the reverse",
+            ),
+        ] {
+            if !holds {
+                problems.push(problem.to_owned());
             }
         }
         for example in spec.examples {
@@ -268,11 +415,7 @@ impl Tool {
         if !problems.is_empty() {
             return Err(wrong(problems));
         }
-        let run: Run = Arc::new(move |caller: Caller, arguments: Value| match serde_json::from_value(arguments) {
-            Ok(asked) => finished(answer(caller, asked)).boxed(),
-            Err(_) => ready(Err(unreadable(&spec))).boxed(),
-        });
-        Ok(Self { spec, input, output, run })
+        Ok(Self { spec, input, output, how, check: None })
     }
 
     /// What is said of it.
@@ -293,7 +436,7 @@ impl Tool {
         &self.output
     }
 
-    /// As lists show it to a model.
+    /// As lists show it to a model: of what it answers, the form alone.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let Spec { name, title, description, hints, .. } = self.spec;
@@ -302,7 +445,7 @@ impl Tool {
             "title": title,
             "description": description,
             "inputSchema": self.input.shown(),
-            "outputSchema": self.output.shown(),
+            "outputSchema": self.output.brief(),
             "annotations": {
                 "readOnlyHint": hints.read_only,
                 "destructiveHint": hints.destructive,
@@ -315,7 +458,7 @@ impl Tool {
     /// All that is said of it.
     #[must_use]
     pub fn describe(&self) -> Value {
-        let Spec { family, class, permission, idempotency, limits, examples, .. } = self.spec;
+        let Spec { family, class, permission, idempotency, limits, task, needs_approval, examples, .. } = self.spec;
         let examples: Vec<Value> = examples
             .iter()
             .map(|example| {
@@ -325,10 +468,13 @@ impl Tool {
             .collect();
         let mut told = self.to_json();
         for (key, value) in [
+            ("outputSchema", json!(self.output.shown())),
             ("family", json!(family)),
             ("class", json!(class.as_str())),
             ("permission", json!(permission.as_str())),
             ("idempotency", json!(idempotency.as_str())),
+            ("task", json!(task)),
+            ("needsApproval", json!(needs_approval)),
             ("timeoutMs", json!(u64::try_from(limits.timeout.as_millis()).unwrap_or(u64::MAX))),
             ("outputBytesMax", json!(limits.output_bytes_max)),
             ("callsPerMinute", json!(limits.calls_per_minute)),
@@ -339,9 +485,14 @@ impl Tool {
         told
     }
 
-    /// Runs it. Who calls this has admitted the call.
-    pub(crate) fn run(&self, caller: Caller, arguments: Value) -> BoxFuture<'static, Result<Value, ToolError>> {
-        (self.run)(caller, arguments)
+    /// Whether arguments that fit its schema make sense.
+    pub(crate) fn check(&self, arguments: &Value) -> Result<(), ToolError> {
+        self.check.as_ref().map_or(Ok(()), |check| check(arguments.clone()))
+    }
+
+    /// How it comes to its answer. Who asks has admitted the call.
+    pub(crate) const fn how(&self) -> &How {
+        &self.how
     }
 }
 
@@ -352,9 +503,16 @@ fn unreadable(spec: &Spec) -> ToolError {
     ToolError::new(ErrorCode::BadRequest, message, "write whole numbers without a fraction")
 }
 
+fn read<I: DeserializeOwned>(spec: &Spec, arguments: Value) -> Result<I, ToolError> {
+    serde_json::from_value(arguments).map_err(|_| unreadable(spec))
+}
+
 async fn finished<O: Serialize + Send>(answer: BoxFuture<'static, Result<O, ToolError>>) -> Result<Value, ToolError> {
-    let answer = answer.await?;
-    serde_json::to_value(&answer)
+    written(&answer.await?)
+}
+
+fn written<O: Serialize>(answer: &O) -> Result<Value, ToolError> {
+    serde_json::to_value(answer)
         .map_err(|error| ToolError::new(ErrorCode::Internal, format!("the result is no JSON: {error}"), ""))
 }
 
@@ -402,6 +560,13 @@ mod tests {
             Spec { name: "a b", title: "", description: "", family: "", ..READ },
             &["name", "title", "descr", "family"],
         );
+        let task = Spec { task: true, ..write };
+        let destructive = Hints { destructive: true, ..Hints::CHANGE };
+        check(task, &[]);
+        check(Spec { needs_approval: true, hints: destructive, ..task }, &[]);
+        check(Spec { needs_approval: true, ..task }, &["a person must agree"]);
+        check(Spec { needs_approval: true, hints: destructive, ..write }, &["a person must agree"]);
+        check(Spec { limits: Limits { output_bytes_max: 65 << 10, ..Limits::CHANGE }, ..task }, &["is kept"]);
         check(Spec { hints: Hints { destructive: true, ..hints }, ..READ }, &["destroys nothing"]);
         check(Spec { hints: Hints { idempotent: false, ..hints }, ..READ }, &["is idempotent"]);
         check(Spec { hints: Hints { read_only: false, ..hints }, ..READ }, &["not read-only"]);
@@ -422,5 +587,48 @@ mod tests {
         assert!(error.to_string().starts_with("tool look: "), "{error}");
         let listed = Tool::reading(READ, |asked: Asked| Ok(vec![asked])).expect_err("an array");
         assert_eq!(listed.problems, ["what it answers is no object"]);
+    }
+
+    #[derive(Deserialize, Serialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Keyed {
+        name: String,
+        dry_run: Option<bool>,
+        idempotency_key: Option<String>,
+    }
+
+    #[test]
+    fn a_task_is_declared_with_its_key_its_dry_run_and_its_work() {
+        let works = |spec: Spec| {
+            Tool::work(
+                spec,
+                |_: &Call, asked: &Keyed| ready(Ok(vec![asked.name.clone()])).boxed(),
+                |_: Work, asked: Keyed| ready(Ok(asked)).boxed(),
+            )
+        };
+        let task =
+            Spec { name: "do", examples: READ.examples, title: "Do", description: "Does.", family: "t", ..Spec::TASK };
+        let told = works(task).expect("declared well").describe();
+        assert_eq!((&told["task"], &told["needsApproval"]), (&json!(true), &json!(false)));
+        let properties = told["outputSchema"]["properties"].as_object().expect("an object");
+        assert_eq!(properties.keys().collect::<Vec<_>>(), ["task", "plan", "result", "next"]);
+        let problems = |made: Result<Tool, DeclarationError>| made.expect_err("it contradicts itself").problems.len();
+        // It says that it is none, and takes a dry run.
+        assert_eq!(problems(works(Spec { task: false, ..task })), 2);
+        assert_eq!(problems(works(Spec { idempotency: Idempotency::Natural, ..task })), 1);
+        // It says that it is one, takes neither a key nor a dry run, and works in none.
+        assert_eq!(problems(Tool::new(task, |_: Call, asked: Asked| ready(Ok(asked)).boxed())), 3);
+    }
+
+    #[test]
+    fn lists_show_the_form_of_an_answer_and_descriptions_its_words() {
+        #[derive(Serialize, JsonSchema)]
+        struct Told {
+            /// A word of an answer.
+            name: String,
+        }
+        let tool = Tool::reading(READ, |asked: Asked| Ok(Told { name: asked.name })).expect("declared well");
+        assert!(!tool.to_json().to_string().contains("A word of"), "{}", tool.to_json());
+        assert!(tool.describe().to_string().contains("A word of"), "{}", tool.describe());
     }
 }

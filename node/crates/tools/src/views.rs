@@ -7,6 +7,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::principal::{Permission, Principal};
+
 /// How a node stands.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, JsonSchema)]
 pub struct NodeHealth {
@@ -203,4 +205,184 @@ pub struct ModelCopy {
     pub served: bool,
     /// It is in memory.
     pub loaded: bool,
+}
+
+/// Long work, as it is on record.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, JsonSchema)]
+pub struct TaskView {
+    /// Its id.
+    pub id: String,
+    /// The tool that works at it.
+    pub tool: String,
+    /// Where it stands: waiting (for a person), queued, working, completed, failed, cancelled.
+    pub status: String,
+    /// The node that works at it, or did last.
+    pub node: Option<String>,
+    /// How often it was begun.
+    pub attempt: u32,
+    /// Which is begun first, from 0 to 9; 5 is usual.
+    pub priority: u8,
+    /// How much is done, in bytes, nodes or pieces.
+    pub done: u64,
+    /// Of how much; null: not known.
+    pub total: Option<u64>,
+    /// What it does.
+    pub text: String,
+    /// Who asked for it.
+    pub subject: String,
+    /// Somebody wants it to end.
+    pub cancel_asked: bool,
+    /// When it was asked for (RFC 3339).
+    pub created_at: String,
+    /// When it changed last (RFC 3339).
+    pub updated_at: String,
+    /// What came of it, where it is completed.
+    pub result: Option<Value>,
+    /// Why it failed.
+    pub error: Option<TaskError>,
+}
+
+/// Why a task failed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, JsonSchema)]
+pub struct TaskError {
+    /// Its place in the table of codes.
+    pub code: String,
+    /// What happened.
+    pub message: String,
+    /// What to do about it.
+    pub next: String,
+}
+
+/// What every tool answers that works in a task. Exactly one of plan and task is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Done<T> {
+    /// The task, as get_task tells it.
+    #[schemars(schema_with = "in_short")]
+    pub task: Option<TaskView>,
+    /// What would happen, line by line, where it was a dry run.
+    pub plan: Option<Vec<String>>,
+    /// What came of it; null as long as it is not done.
+    pub result: Option<T>,
+    /// What to do about it as it stands.
+    pub next: Option<String>,
+}
+
+/// Copies of a model that are gone.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, JsonSchema)]
+pub struct Deleted {
+    /// The nodes that had them.
+    pub nodes: Vec<String>,
+    /// Bytes that were freed.
+    pub bytes: u64,
+}
+
+/// What a node found when it looked anew.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, JsonSchema)]
+pub struct Rescanned {
+    /// The node.
+    pub node: String,
+    /// How many models it has; null: it did not say.
+    pub models: Option<u32>,
+    /// Why it did not.
+    pub problem: Option<String>,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, JsonSchema)]
+pub struct EventView {
+    /// With which change.
+    pub revision: u64,
+    /// When (RFC 3339).
+    pub at: String,
+    /// What kind of thing.
+    pub kind: String,
+    /// For people.
+    pub text: String,
+}
+
+// === impl TaskView ===
+
+impl TaskView {
+    /// It is completed, failed or cancelled, and stays so unless somebody has it done again.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self.status.as_str(), "completed" | "failed" | "cancelled")
+    }
+
+    /// A person must agree first.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.status == "waiting"
+    }
+
+    /// Who asked for it, and who manages the cluster. For everybody else there is no such task.
+    #[must_use]
+    pub fn is_seen_by(&self, principal: &Principal) -> bool {
+        principal.may(Permission::Manage) || principal.subject().to_string() == self.subject
+    }
+
+    /// What to do about it as it stands; `None` where nothing is left to do.
+    #[must_use]
+    pub fn next(&self) -> Option<String> {
+        let Self { id, .. } = self;
+        match self.status.as_str() {
+            "waiting" => Some(format!("a person says yes or no: ollamax approve {id} [--deny]")),
+            "queued" | "working" => Some(format!(r#"call get_task with {{"id": "{id}", "wait_seconds": 45}}"#)),
+            "failed" => self.error.as_ref().map(|error| error.next.clone()).filter(|next| !next.is_empty()),
+            _ => None,
+        }
+    }
+}
+
+/// The schema of a task that stands beside something else: all tools that show one would repeat it otherwise.
+fn in_short(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let mut shown = Map::new();
+    shown.insert("type".to_owned(), Value::from(vec!["object", "null"]));
+    shown.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(status: &str) -> TaskView {
+        TaskView {
+            id: "task_1".to_owned(),
+            status: status.to_owned(),
+            subject: "uid/7".to_owned(),
+            ..TaskView::default()
+        }
+    }
+
+    #[test]
+    fn what_is_left_to_do_follows_from_where_a_task_stands() {
+        let check = |status: &str, is_over: bool, next: Option<&str>| {
+            let task = task(status);
+            assert_eq!((task.is_over(), task.is_waiting()), (is_over, status == "waiting"), "{status}");
+            let found = task.next();
+            assert_eq!(found.is_some(), next.is_some(), "{status}: {found:?}");
+            assert!(found.unwrap_or_default().contains(next.unwrap_or_default()), "{status}");
+        };
+        check("waiting", false, Some("ollamax approve task_1"));
+        check("queued", false, Some("get_task"));
+        check("working", false, Some(r#"{"id": "task_1", "wait_seconds": 45}"#));
+        check("completed", true, None);
+        check("cancelled", true, None);
+        check("failed", true, None);
+        let error = TaskError { next: "ollamax node list".to_owned(), ..TaskError::default() };
+        let failed = TaskView { error: Some(error), ..task("failed") };
+        assert_eq!(failed.next().as_deref(), Some("ollamax node list"));
+    }
+
+    #[test]
+    fn a_task_is_seen_by_who_asked_for_it_and_by_who_manages() {
+        let of = |subject: &str| TaskView { subject: subject.to_owned(), ..TaskView::default() };
+        let check = |subject: &str, principal: Principal, seen: bool| {
+            assert_eq!(of(subject).is_seen_by(&principal), seen, "{subject} {principal:?}");
+        };
+        check("loopback", Principal::loopback(), true);
+        check("uid/7", Principal::loopback(), false);
+        check("uid/7", Principal::of_socket(7), true);
+        check("loopback", Principal::of_socket(7), true);
+    }
 }

@@ -1,17 +1,18 @@
-//! What the lab is: its consensus, its members, what is on its way between them.
+//! What the lab is: its consensus, its members, what is on its way between them; and taking a node out of use.
 
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use ollamax_tools::page::page;
 use ollamax_tools::views::{Node, Transfer};
-use ollamax_tools::{DeclarationError, Example, Lab, Spec, Tool, ToolError};
+use ollamax_tools::{Call, Changes, DeclarationError, Example, Lab, Ports, Spec, Tool, ToolError};
 
 use crate::Nothing;
 
-const FAMILY: &str = "cluster";
+pub(crate) const FAMILY: &str = "cluster";
 
 const CLUSTER_STATUS: Spec = Spec {
     name: "cluster_status",
@@ -45,6 +46,18 @@ const LIST_TRANSFERS: Spec = Spec {
         Example { title: "Those of one model", arguments: r#"{"model": "llama3.2:latest"}"# },
     ],
     ..CLUSTER_STATUS
+};
+
+const DRAIN_NODE: Spec = Spec {
+    name: "drain_node",
+    title: "Drain a node",
+    description: "Takes a node out of use (it finishes what it does and gets nothing new), or back into use.",
+    family: FAMILY,
+    examples: &[
+        Example { title: "Before maintenance", arguments: r#"{"node": "gpu-1", "drained": true}"# },
+        Example { title: "Afterwards", arguments: r#"{"node": "gpu-1", "drained": false}"# },
+    ],
+    ..Spec::CHANGE
 };
 
 // Which nodes.
@@ -97,16 +110,39 @@ struct Transfers {
     omitted: usize,
 }
 
+// Which node, and whether it is to be out of use.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct DrainAsked {
+    /// Its name or id.
+    #[schemars(length(min = 1, max = 64))]
+    node: String,
+    drained: bool,
+    /// A repeated call with the same key has effect once.
+    #[schemars(length(min = 1, max = 128))]
+    #[expect(dead_code, reason = "the catalogue reads it")]
+    idempotency_key: Option<String>,
+}
+
+// How the node is now.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Drained {
+    node: String,
+    drained: bool,
+}
+
 /// Transfers that are listed at once.
 const TRANSFERS_MAX: usize = 100;
 
-/// The family's tools.
-pub(crate) fn tools(lab: &Arc<dyn Lab>) -> Result<Vec<Tool>, DeclarationError> {
-    let (status, nodes, transfers) = (Arc::clone(lab), Arc::clone(lab), Arc::clone(lab));
+/// The tools of the family that are about nodes.
+pub(crate) fn tools(ports: &Ports) -> Result<Vec<Tool>, DeclarationError> {
+    let (status, nodes, transfers) = (Arc::clone(&ports.lab), Arc::clone(&ports.lab), Arc::clone(&ports.lab));
+    let changes = Arc::clone(&ports.changes);
     Ok(vec![
         Tool::reading(CLUSTER_STATUS, move |_: Nothing| status.cluster())?,
         Tool::reading(LIST_NODES, move |asked: NodesAsked| list_nodes(&*nodes, &asked))?,
         Tool::reading(LIST_TRANSFERS, move |asked: TransfersAsked| list_transfers(&*transfers, &asked))?,
+        Tool::new(DRAIN_NODE, move |call: Call, asked: DrainAsked| drain(Arc::clone(&changes), call, asked).boxed())?,
     ])
 }
 
@@ -143,9 +179,15 @@ fn list_transfers(lab: &dyn Lab, asked: &TransfersAsked) -> Result<Transfers, To
     Ok(Transfers { transfers, omitted })
 }
 
+async fn drain(changes: Arc<dyn Changes>, call: Call, asked: DrainAsked) -> Result<Drained, ToolError> {
+    let DrainAsked { node, drained, .. } = asked;
+    changes.set_drained(&call, &node, drained).await?;
+    Ok(Drained { node, drained })
+}
+
 #[cfg(test)]
 mod tests {
-    use ollamax_tools::mem::MemLab;
+    use ollamax_tools::mem::{MemLab, MemPorts};
     use ollamax_tools::{Caller, Catalogue, Families, Principal};
     use ollamax_types::ErrorCode;
     use serde_json::{Value, json};
@@ -173,10 +215,13 @@ mod tests {
     }
 
     async fn call(lab: MemLab, tool: &str, arguments: Value) -> Result<Value, ErrorCode> {
-        let lab: Arc<dyn Lab> = Arc::new(lab);
-        let all = Catalogue::new(crate::tools(&lab).expect("declared well"), &Families::All).expect("names differ");
-        let caller = Caller { principal: Principal::loopback(), request: Default::default() };
-        match all.call(caller, tool, arguments).await {
+        call_as(Principal::loopback(), &MemPorts::of(lab), tool, arguments).await
+    }
+
+    async fn call_as(by: Principal, ports: &MemPorts, tool: &str, arguments: Value) -> Result<Value, ErrorCode> {
+        let tools = crate::tools(&ports.ports()).expect("declared well");
+        let all = Catalogue::new(tools, &Families::All).expect("names differ");
+        match all.call(Caller { principal: by, request: Default::default() }, tool, arguments).await {
             Ok(value) => Ok(value),
             Err(ollamax_tools::CallError::Failed(error)) => Err(error.code),
             Err(error) => panic!("{error}"),
@@ -215,6 +260,17 @@ mod tests {
         let lab = MemLab { transfers: many.collect(), ..lab() };
         let value = call(lab, "list_transfers", json!({})).await.expect("listed");
         assert_eq!((told(&value, "transfers", "node").len(), &value["omitted"]), (TRANSFERS_MAX, &json!(3)));
+    }
+
+    #[tokio::test]
+    async fn a_node_is_drained_and_back_in_use_by_who_manages_once_for_each_key() {
+        let (ports, admin) = (MemPorts::default(), Principal::of_socket(1));
+        let away = call_as(admin.clone(), &ports, "drain_node", json!({"node": "n1", "drained": true})).await;
+        assert_eq!(away, Ok(json!({"node": "n1", "drained": true})));
+        let back = json!({"node": "n1", "drained": false, "idempotency_key": "k"});
+        assert!(call_as(admin, &ports, "drain_node", back.clone()).await.is_ok());
+        assert_eq!(call_as(Principal::loopback(), &ports, "drain_node", back).await, Err(ErrorCode::Forbidden));
+        assert_eq!(ports.changes.made(), ["drained n1 true", "drained n1 false once"]);
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
-//! The family `models`: which models the lab has, where, and how they stand. What changes them comes with tasks.
+//! The family `models`: which models the lab has, where, and how they stand; and changing all of that.
 //!
-//! Everything is told as the answering node has it on record; lists are told page by page.
+//! Everything is told as the answering node has it on record; lists are told page by page. What moves or deletes bytes
+//! is a task.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -10,7 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use ollamax_tools::page::page;
 use ollamax_tools::views::{Model, Transfer};
-use ollamax_tools::{DeclarationError, Example, Lab, Spec, Tool, ToolError};
+use ollamax_tools::{DeclarationError, Example, Lab, Ports, Spec, Tool, ToolError};
+
+mod copies;
+mod records;
 
 const FAMILY: &str = "models";
 
@@ -88,12 +92,15 @@ struct Info {
 ///
 /// # Errors
 /// When a declaration contradicts itself.
-pub fn tools(lab: &Arc<dyn Lab>) -> Result<Vec<Tool>, DeclarationError> {
-    let (all, one) = (Arc::clone(lab), Arc::clone(lab));
-    Ok(vec![
+pub fn tools(ports: &Ports) -> Result<Vec<Tool>, DeclarationError> {
+    let (all, one) = (Arc::clone(&ports.lab), Arc::clone(&ports.lab));
+    let mut tools = vec![
         Tool::reading(LIST_MODELS_DETAILED, move |asked: ModelsAsked| list(&*all, &asked))?,
         Tool::reading(GET_MODEL_INFO_EXTENDED, move |asked: ModelAsked| info(&*one, &asked.name))?,
-    ])
+    ];
+    tools.extend(records::tools(&ports.changes)?);
+    tools.extend(copies::tools(ports)?);
+    Ok(tools)
 }
 
 fn list(lab: &dyn Lab, asked: &ModelsAsked) -> Result<Models, ToolError> {
@@ -117,7 +124,7 @@ fn info(lab: &dyn Lab, name: &str) -> Result<Info, ToolError> {
 
 #[cfg(test)]
 mod tests {
-    use ollamax_tools::mem::MemLab;
+    use ollamax_tools::mem::{MemLab, MemPorts};
     use ollamax_tools::views::ModelCopy;
     use ollamax_tools::{CallError, Caller, Catalogue, Families, Principal};
     use ollamax_types::ErrorCode;
@@ -146,8 +153,8 @@ mod tests {
     }
 
     async fn call(lab: MemLab, tool: &str, arguments: Value) -> Result<Value, ErrorCode> {
-        let lab: Arc<dyn Lab> = Arc::new(lab);
-        let all = Catalogue::new(tools(&lab).expect("declared well"), &Families::All).expect("names differ");
+        let tools = tools(&MemPorts::of(lab).ports()).expect("declared well");
+        let all = Catalogue::new(tools, &Families::All).expect("names differ");
         let caller = Caller { principal: Principal::loopback(), request: Default::default() };
         match all.call(caller, tool, arguments).await {
             Ok(value) => Ok(value),

@@ -1,0 +1,170 @@
+//! Tasks in memory. Nobody works at them: a test says what they come to.
+
+use std::collections::BTreeMap;
+use std::future::ready;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::FutureExt as _;
+use tokio::sync::watch;
+
+use ollamax_types::ErrorCode;
+
+use crate::error::ToolError;
+use crate::once::OnceKey;
+use crate::ports::{Answer, NewTask, Tasks};
+use crate::principal::Caller;
+use crate::views::TaskView;
+
+/// Tasks in memory. Clones are the same tasks.
+#[derive(Debug, Clone)]
+pub struct MemTasks {
+    kept: Arc<Mutex<Kept>>,
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    tasks: BTreeMap<String, TaskView>,
+    asked: BTreeMap<String, NewTask>,
+}
+
+// === impl MemTasks ===
+
+impl Default for MemTasks {
+    fn default() -> Self {
+        Self { kept: Arc::default(), changes: watch::Sender::new(0) }
+    }
+}
+
+impl MemTasks {
+    /// Has a task be what the test says; one that is not there is made, and belongs to nobody.
+    pub fn set(&self, id: &str, change: impl FnOnce(&mut TaskView)) {
+        let empty = || TaskView { id: id.to_owned(), ..TaskView::default() };
+        change(self.kept().tasks.entry(id.to_owned()).or_insert_with(empty));
+        self.tick();
+    }
+
+    /// What was asked for with a task.
+    #[must_use]
+    pub fn asked(&self, id: &str) -> Option<NewTask> {
+        self.kept().asked.get(id).cloned()
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tick(&self) {
+        self.changes.send_modify(|revision| *revision += 1);
+    }
+
+    fn put(&self, by: &Caller, asked: NewTask) -> Result<TaskView, ToolError> {
+        let mut kept = self.kept();
+        if let Some(once) = asked.once
+            && let Some((id, digest)) = kept.of_key(once)
+        {
+            if digest != once.digest {
+                let next = "send another idempotency_key";
+                return Err(ToolError::new(
+                    ErrorCode::PreconditionFailed,
+                    "the key was used with other arguments",
+                    next,
+                ));
+            }
+            return kept.find(&id);
+        }
+        let task = TaskView {
+            id: format!("task_{:032x}", kept.tasks.len() + 1),
+            tool: asked.tool.to_owned(),
+            status: if asked.needs_approval { "waiting" } else { "queued" }.to_owned(),
+            priority: 5,
+            subject: by.principal.subject().to_string(),
+            created_at: format!("1970-01-01T00:00:{:02}Z", kept.tasks.len() % 60),
+            ..TaskView::default()
+        };
+        kept.asked.insert(task.id.clone(), asked);
+        kept.tasks.insert(task.id.clone(), task.clone());
+        Ok(task)
+    }
+
+    fn change(&self, id: &str, change: impl FnOnce(&mut TaskView) -> Result<(), ToolError>) -> Answer<TaskView> {
+        let mut kept = self.kept();
+        let changed = kept.find(id).and_then(|mut task| {
+            change(&mut task)?;
+            kept.tasks.insert(id.to_owned(), task.clone());
+            Ok(task)
+        });
+        drop(kept);
+        self.tick();
+        ready(changed).boxed()
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    fn of_key(&self, once: OnceKey) -> Option<(String, [u8; 32])> {
+        let of = |asked: &NewTask| asked.once.filter(|found| found.key == once.key);
+        self.asked.iter().find_map(|(id, asked)| Some((id.clone(), of(asked)?.digest)))
+    }
+
+    fn find(&self, id: &str) -> Result<TaskView, ToolError> {
+        let missing = || ToolError::new(ErrorCode::TaskNotFound, format!("there is no task {id:?}"), "list_tasks");
+        self.tasks.get(id).cloned().ok_or_else(missing)
+    }
+}
+
+impl Tasks for MemTasks {
+    fn open(&self, by: &Caller, asked: NewTask) -> Answer<TaskView> {
+        let opened = self.put(by, asked);
+        self.tick();
+        ready(opened).boxed()
+    }
+
+    fn task(&self, id: &str) -> Result<TaskView, ToolError> {
+        self.kept().find(id)
+    }
+
+    fn tasks(&self) -> Result<Vec<TaskView>, ToolError> {
+        Ok(self.kept().tasks.values().cloned().collect())
+    }
+
+    fn cancel(&self, _by: &Caller, id: &str) -> Answer<TaskView> {
+        self.change(id, |task| {
+            match task.status.as_str() {
+                "waiting" | "queued" => task.status = "cancelled".to_owned(),
+                "working" => task.cancel_asked = true,
+                _ => {}
+            }
+            Ok(())
+        })
+    }
+
+    fn retry(&self, _by: &Caller, id: &str) -> Answer<TaskView> {
+        self.change(id, |task| {
+            if !matches!(task.status.as_str(), "failed" | "cancelled") {
+                return Err(not_so(task, "neither failed nor was cancelled"));
+            }
+            (task.status, task.attempt, task.error) = ("queued".to_owned(), 0, None);
+            Ok(())
+        })
+    }
+
+    fn decide(&self, _by: &Caller, id: &str, approved: bool) -> Answer<TaskView> {
+        self.change(id, |task| {
+            if !task.is_waiting() {
+                return Err(not_so(task, "waits for nobody"));
+            }
+            task.status = if approved { "queued" } else { "cancelled" }.to_owned();
+            Ok(())
+        })
+    }
+
+    fn changes(&self) -> Option<watch::Receiver<u64>> {
+        Some(self.changes.subscribe())
+    }
+}
+
+fn not_so(task: &TaskView, problem: &str) -> ToolError {
+    ToolError::new(ErrorCode::PreconditionFailed, format!("task {} {problem}", task.id), "list_tasks")
+}

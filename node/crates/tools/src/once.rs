@@ -1,0 +1,113 @@
+//! What makes two calls one: the key that a caller sends, bound to who sends it and to what.
+//!
+//! Always: two callers, or two tools, never share a key; one key with the same arguments is the same call, however they
+//! are written; with others it can be told that it is not.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use crate::principal::Principal;
+
+/// The argument by which a caller says that it repeats a call.
+pub const KEY: &str = "idempotency_key";
+/// The argument by which a caller asks what would happen.
+pub const DRY_RUN: &str = "dry_run";
+
+/// A call that has effect once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OnceKey {
+    /// Which call, among those of all callers and tools.
+    pub key: [u8; 32],
+    /// Of its arguments.
+    pub digest: [u8; 32],
+}
+
+// === impl OnceKey ===
+
+impl OnceKey {
+    /// That of a call; `None` where its caller sent no key.
+    #[must_use]
+    pub fn of(principal: &Principal, tool: &str, arguments: &Value) -> Option<Self> {
+        let sent = arguments.get(KEY)?.as_str()?;
+        let subject = principal.subject().to_string();
+        let mut key = blake3::Hasher::new();
+        for part in [subject.as_str(), tool, sent] {
+            // With its length before it, no part can go on in the next one.
+            key.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
+            key.update(part.as_bytes());
+        }
+        let digest = blake3::hash(canonical(arguments).to_string().as_bytes());
+        Some(Self { key: *key.finalize().as_bytes(), digest: *digest.as_bytes() })
+    }
+}
+
+/// The arguments as they are compared and kept: what is not said is left out, and so is what asks for no more than one
+/// effect, or for none; names are in order.
+pub(crate) fn canonical(arguments: &Value) -> Value {
+    let Value::Object(fields) = arguments else { return arguments.clone() };
+    let said =
+        fields.iter().filter(|(name, value)| !value.is_null() && name.as_str() != KEY && name.as_str() != DRY_RUN);
+    let said: Map<String, Value> = said.map(|(name, value)| (name.clone(), value.clone())).collect();
+    sorted(&Value::Object(said))
+}
+
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let ordered: BTreeMap<&String, &Value> = fields.iter().collect();
+            Value::Object(ordered.into_iter().map(|(name, value)| (name.clone(), sorted(value))).collect())
+        }
+        Value::Array(items) => items.iter().map(sorted).collect(),
+        other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn of(arguments: &Value) -> OnceKey {
+        OnceKey::of(&Principal::of_socket(1), "pull", arguments).expect("a key was sent")
+    }
+
+    #[test]
+    fn the_same_call_is_the_same_however_it_is_written() {
+        let first = of(&json!({"name": "m", "at": {"a": 1, "b": [{"c": 2, "d": 3}]}, "idempotency_key": "k"}));
+        for again in [
+            json!({"idempotency_key": "k", "at": {"b": [{"d": 3, "c": 2}], "a": 1}, "name": "m"}),
+            json!({"idempotency_key": "k", "at": {"b": [{"d": 3, "c": 2}], "a": 1}, "name": "m", "nodes": null}),
+            json!({"idempotency_key": "k", "at": {"a": 1, "b": [{"c": 2, "d": 3}]}, "name": "m", "dry_run": false}),
+        ] {
+            assert_eq!(of(&again), first, "{again}");
+        }
+        for other in [
+            json!({"idempotency_key": "k", "name": "n", "at": {"a": 1, "b": [{"c": 2, "d": 3}]}}),
+            json!({"idempotency_key": "k", "name": "m", "at": {"a": 1, "b": [{"c": 3, "d": 2}]}}),
+            json!({"idempotency_key": "k", "name": "m"}),
+        ] {
+            let found = of(&other);
+            assert!(found.key == first.key && found.digest != first.digest, "{other}");
+        }
+    }
+
+    #[test]
+    fn callers_tools_and_keys_do_not_meet() {
+        let key = |uid, tool, key: &str| {
+            let arguments = json!({"idempotency_key": key});
+            OnceKey::of(&Principal::of_socket(uid), tool, &arguments).expect("a key was sent").key
+        };
+        let first = key(1, "pull", "k");
+        for other in
+            [key(2, "pull", "k"), key(1, "pin", "k"), key(1, "pull", "l"), key(1, "pul", "lk"), key(11, "pull", "k")]
+        {
+            assert_ne!(first, other);
+        }
+        let nobody = Principal::loopback();
+        for arguments in [json!({}), json!({"idempotency_key": null}), json!({"idempotency_key": 1}), json!(["k"])] {
+            assert_eq!(OnceKey::of(&nobody, "pull", &arguments), None, "{arguments}");
+        }
+    }
+}
