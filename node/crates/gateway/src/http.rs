@@ -36,7 +36,7 @@ pub(crate) mod body;
 pub(crate) mod edge;
 mod ending;
 mod health;
-mod infer;
+pub(crate) mod infer;
 mod lists;
 pub(crate) mod loopback;
 mod mcp;
@@ -45,6 +45,7 @@ pub(crate) mod progress;
 pub(crate) mod pull;
 pub(crate) mod request;
 mod serve;
+mod tasks;
 mod tools;
 mod unserved;
 
@@ -183,6 +184,7 @@ impl OpenDoor {
 /// All routes of the door.
 pub fn router(parts: Parts) -> Router {
     let door = Arc::new(OpenDoor::new(parts));
+    door.parts.tools.inference().fill(&door);
     let inference = |api: Api| {
         post(move |State(door): State<Arc<OpenDoor>>, request: Request| async move {
             infer::answer(&door, api, request).await
@@ -204,7 +206,10 @@ pub fn router(parts: Parts) -> Router {
         .route("/metrics", get(health::metrics))
         .route("/mcp", assistants)
         .route("/tools", get(tools::list))
-        .route("/tools/{name}", post(tools::call));
+        .route("/tools/{name}", post(tools::call))
+        .route("/tasks", get(tasks::list))
+        .route("/tasks/{id}", get(tasks::show))
+        .route("/tasks/{id}/cancel", post(tasks::cancel));
     for api in Api::ALL {
         router = router.route(api.path(), inference(api));
     }

@@ -20,10 +20,14 @@ use serde_json::Value;
 
 use crate::http::{OpenDoor, body, edge, loopback};
 
+mod listen;
+mod progress;
 mod refusal;
 pub(crate) mod rules;
 mod server;
+mod tasks;
 
+use self::listen::Watched;
 use self::refusal::Refusal;
 use self::server::Server;
 
@@ -40,6 +44,8 @@ pub(crate) type Service = StreamableHttpService<Server, NeverSessionManager>;
 struct Admitted {
     request: axum::http::Request<Full<Bytes>>,
     is_json: bool,
+    /// The tasks that it wants to hear of.
+    watched: Watched,
     _held: Option<body::Held>,
 }
 
@@ -67,7 +73,7 @@ pub(crate) fn service(door: &OpenDoor) -> Service {
 
 /// Answers one request.
 pub(crate) async fn answer(door: &OpenDoor, service: &Service, request: Request) -> Response<Body> {
-    let Admitted { request, is_json, _held } = match admit(door, request).await {
+    let Admitted { request, is_json, watched, _held } = match admit(door, request).await {
         Ok(admitted) => admitted,
         Err(refusal) => return refusal.into_response(),
     };
@@ -77,7 +83,7 @@ pub(crate) async fn answer(door: &OpenDoor, service: &Service, request: Request)
         // It is JSON, so it is the message that cannot be read.
         return Refusal::no_request().into_response();
     }
-    response.map(Body::new)
+    response.map(|body| watched.acknowledge(Body::new(body)))
 }
 
 /// Decides who calls, and reads the message.
@@ -85,7 +91,7 @@ async fn admit(door: &OpenDoor, request: Request) -> Result<Admitted, Refusal> {
     let host = edge::host_of(&request);
     let (mut head, client_body) = request.into_parts();
     let caller = loopback::caller_of(door, &head, &host).ok_or_else(Refusal::not_local)?;
-    head.extensions.insert(caller);
+    head.extensions.insert(caller.clone());
     let is_json = is_json(&head.headers);
     // Without a message there is nothing to check; the protocol refuses what is no POST.
     let (bytes, held) = if head.method == Method::POST && is_json {
@@ -96,7 +102,10 @@ async fn admit(door: &OpenDoor, request: Request) -> Result<Admitted, Refusal> {
     } else {
         (Bytes::new(), None)
     };
-    Ok(Admitted { request: axum::http::Request::from_parts(head, Full::new(bytes)), is_json, _held: held })
+    let watched = Watched::of(&door.parts.tools, &caller, &bytes);
+    head.extensions.insert(watched.clone());
+    let request = axum::http::Request::from_parts(head, Full::new(bytes));
+    Ok(Admitted { request, is_json, watched, _held: held })
 }
 
 /// One message, which is JSON.

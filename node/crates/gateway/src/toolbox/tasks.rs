@@ -1,0 +1,253 @@
+//! The tasks behind the doors: who may see which, who may do what with one, and how a caller waits for its own.
+//!
+//! Always: a task that a caller may not see is, to that caller, none. A wait looks only when something has changed, and
+//! not without pause. What a task waits for is said in its text, with the command to type.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use ollamax_tools::ports::Tasks;
+use ollamax_tools::progress::Progress;
+use ollamax_tools::views::TaskView;
+use ollamax_tools::{Caller, Permission, ToolError};
+use ollamax_types::{ErrorClass, ErrorCode};
+
+use super::Toolbox;
+
+/// How long a call waits for the task that it began.
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(45);
+/// Least time between two looks at tasks: a busy cluster changes more often than anybody reads.
+pub(crate) const LOOK_PAUSE: Duration = Duration::from_millis(100);
+
+/// Characters of an id that nobody knows, where it is told.
+const ID_CHARS_MAX: usize = 64;
+
+/// What a caller wants of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Cancel,
+    Retry,
+    Approve,
+    Deny,
+}
+
+// === impl Wish ===
+
+impl Wish {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::Retry => "retry",
+            Self::Approve => "approve",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+// === impl Toolbox ===
+
+impl Toolbox {
+    /// Whether anything here can take longer than its call.
+    pub(crate) const fn has_tasks(&self) -> bool {
+        self.tasks.is_some()
+    }
+
+    /// Ticks when a task may have changed; `None` where there are none.
+    pub(crate) fn changes(&self) -> Option<watch::Receiver<u64>> {
+        self.tasks.as_ref()?.changes()
+    }
+
+    /// A task.
+    ///
+    /// # Errors
+    /// When there is none of this id that the caller may see, or the state cannot be read.
+    pub(crate) fn task(&self, caller: &Caller, id: &str) -> Result<TaskView, ToolError> {
+        match self.port(id)?.task(id) {
+            Ok(task) if task.is_seen_by(&caller.principal) => Ok(told(task)),
+            Ok(_) => Err(unknown(id)),
+            Err(error) if error.code.class() == ErrorClass::NotFound => Err(unknown(id)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The tasks that the caller may see, oldest first; with a status, those that stand so.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub(crate) fn tasks(&self, caller: &Caller, status: &str) -> Result<Vec<TaskView>, ToolError> {
+        let Some(port) = &self.tasks else { return Ok(Vec::new()) };
+        let fits = |task: &TaskView| task.is_seen_by(&caller.principal) && (status.is_empty() || task.status == status);
+        let mut found: Vec<TaskView> = port.tasks()?.into_iter().filter(fits).map(told).collect();
+        found.sort_by(|one, other| (&one.created_at, &one.id).cmp(&(&other.created_at, &other.id)));
+        Ok(found)
+    }
+
+    /// Ends a task, or asks the node that works at it to.
+    ///
+    /// # Errors
+    /// As [`Self::task`], and when the change cannot be made.
+    pub(crate) async fn cancel_task(&self, caller: &Caller, id: &str) -> Result<TaskView, ToolError> {
+        self.wish(caller, id, Wish::Cancel).await
+    }
+
+    /// Puts a task that failed or was cancelled in the queue again.
+    ///
+    /// # Errors
+    /// As [`Self::cancel_task`], and when the caller may not begin tasks.
+    pub(crate) async fn retry_task(&self, caller: &Caller, id: &str) -> Result<TaskView, ToolError> {
+        self.wish(caller, id, Wish::Retry).await
+    }
+
+    /// Says yes or no to a task that waits for it.
+    ///
+    /// # Errors
+    /// As [`Self::cancel_task`], and when the caller may not begin tasks.
+    pub(crate) async fn decide_task(&self, caller: &Caller, id: &str, yes: bool) -> Result<TaskView, ToolError> {
+        self.wish(caller, id, if yes { Wish::Approve } else { Wish::Deny }).await
+    }
+
+    async fn wish(&self, caller: &Caller, id: &str, wish: Wish) -> Result<TaskView, ToolError> {
+        let answer = self.try_wish(caller, id, wish).await;
+        tracing::info!(
+            request_id = caller.request.0,
+            principal = caller.principal.subject().to_string(),
+            task = id.chars().take(ID_CHARS_MAX).collect::<String>(),
+            wish = wish.as_str(),
+            code = answer.as_ref().err().map(|error| error.code.as_str()),
+            "was asked to change a task"
+        );
+        answer
+    }
+
+    async fn try_wish(&self, caller: &Caller, id: &str, wish: Wish) -> Result<TaskView, ToolError> {
+        self.task(caller, id)?;
+        if wish != Wish::Cancel && !caller.principal.may(Permission::Manage) {
+            let message = format!("to {} a task needs the permission {}", wish.as_str(), Permission::Manage);
+            return Err(ToolError::new(ErrorCode::Forbidden, message, next_of_an_administrator(id, wish)));
+        }
+        let port = self.port(id)?;
+        let asked = match wish {
+            Wish::Cancel => port.cancel(caller, id),
+            Wish::Retry => port.retry(caller, id),
+            Wish::Approve => port.decide(caller, id, true),
+            Wish::Deny => port.decide(caller, id, false),
+        };
+        asked.await.map(told)
+    }
+
+    /// Waits until the task is as it is wanted, or the time is over; each look is given to `is_enough`. A caller who
+    /// may not see it has been turned away before.
+    ///
+    /// # Errors
+    /// When the task is gone, or the state cannot be read.
+    pub(crate) async fn wait_for(
+        &self,
+        id: &str,
+        time_max: Duration,
+        mut is_enough: impl FnMut(&TaskView) -> bool + Send,
+    ) -> Result<TaskView, ToolError> {
+        let port = self.port(id)?;
+        let until = Instant::now() + time_max;
+        let mut changes = port.changes();
+        loop {
+            // What changes behind this look ends the wait for the next one.
+            if let Some(changes) = &mut changes {
+                changes.mark_unchanged();
+            }
+            let task = told(port.task(id)?);
+            let Some(changes) = changes.as_mut().filter(|_| !is_enough(&task)) else { return Ok(task) };
+            match timeout_at(until, changes.changed()).await {
+                Ok(Ok(())) => sleep(LOOK_PAUSE).await,
+                // The time is over, or the node stops.
+                Ok(Err(_)) | Err(_) => return port.task(id).map(told),
+            }
+        }
+    }
+
+    /// The answer of a task that a call began: its result once it is over; else, when the call has waited long enough
+    /// or somebody has to approve the task first, how it stands.
+    pub(super) async fn waited(&self, task: TaskView, progress: &Progress) -> Result<Value, ToolError> {
+        let task = if self.has_tasks() {
+            let tell = |task: &TaskView| {
+                progress.tell(task.done, task.total, task.text.clone());
+                task.is_over() || task.is_waiting()
+            };
+            self.wait_for(&task.id, WAIT_MAX, tell).await?
+        } else {
+            told(task)
+        };
+        self.catalogue.finished(&task).unwrap_or_else(|| {
+            let next = task.next();
+            Ok(json!({"task": task, "plan": null, "result": null, "next": next}))
+        })
+    }
+
+    fn port(&self, id: &str) -> Result<&Arc<dyn Tasks>, ToolError> {
+        self.tasks.as_ref().ok_or_else(|| unknown(id))
+    }
+}
+
+/// With the command to type where it waits for somebody.
+fn told(task: TaskView) -> TaskView {
+    let how = format!("ollamax approve {}", task.id);
+    if !task.is_waiting() || task.text.contains(&how) {
+        return task;
+    }
+    let waits = format!("waits for approval: {how}");
+    let text = if task.text.is_empty() { waits } else { format!("{}; {waits}", task.text) };
+    TaskView { text, ..task }
+}
+
+fn unknown(id: &str) -> ToolError {
+    let id: String = id.chars().take(ID_CHARS_MAX).collect();
+    ToolError::new(ErrorCode::TaskNotFound, format!("there is no task {id:?}"), "ollamax task list")
+}
+
+fn next_of_an_administrator(id: &str, wish: Wish) -> String {
+    let command = match wish {
+        Wish::Cancel => "task cancel",
+        Wish::Retry => "task retry",
+        Wish::Approve | Wish::Deny => "approve",
+    };
+    let id: String = id.chars().take(ID_CHARS_MAX).collect();
+    format!("an administrator does this on a node: ollamax {command} {id}")
+}
+
+#[cfg(test)]
+mod tests {
+    use ollamax_tools::Principal;
+
+    use super::*;
+
+    fn caller(principal: Principal) -> Caller {
+        Caller { principal, request: Default::default() }
+    }
+
+    #[test]
+    fn what_waits_says_once_which_command_lets_it_go_on() {
+        let check = |status: &str, text: &str, expected: &str| {
+            let (status, text) = (status.to_owned(), text.to_owned());
+            let task = TaskView { id: "task_1".to_owned(), status, text, ..TaskView::default() };
+            let once = told(task);
+            assert_eq!(once.text, expected);
+            assert_eq!(told(once).text, expected);
+        };
+        check("waiting", "", "waits for approval: ollamax approve task_1");
+        check("waiting", "m goes from n2", "m goes from n2; waits for approval: ollamax approve task_1");
+        check("queued", "", "");
+        check("working", "half", "half");
+    }
+
+    #[test]
+    fn a_node_without_tasks_has_none_of_any_id() {
+        let toolbox = Toolbox::default();
+        let found = toolbox.task(&caller(Principal::of_socket(0)), &"x".repeat(5_000)).expect_err("none");
+        assert_eq!(found.code.class(), ErrorClass::NotFound);
+        assert!(found.message.len() < 100, "{found}");
+        assert_eq!(toolbox.tasks(&caller(Principal::of_socket(0)), ""), Ok(Vec::new()));
+    }
+}
