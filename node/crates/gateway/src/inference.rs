@@ -15,9 +15,7 @@ use futures::future::BoxFuture;
 use http_body_util::{BodyExt as _, Collected, Limited};
 use serde_json::Value;
 
-use ollamax_tools::ports::Inference;
-use ollamax_tools::progress::Progress;
-use ollamax_tools::{Caller, ToolError};
+use ollamax_tools::{Caller, Inference, Progress, ToolError};
 use ollamax_types::{Api, ErrorCode, RequestId};
 
 use crate::error::ERROR_HEADER;

@@ -11,18 +11,13 @@ use prometheus::Registry;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use ollamax_tools::catalogue::Started;
-use ollamax_tools::ports::Tasks;
-use ollamax_tools::progress::Progress;
-use ollamax_tools::{CallError, Caller, Catalogue};
+use ollamax_tools::{CallError, Caller, Catalogue, Progress, Started, Tasks};
 use ollamax_types::ErrorCode;
 
 use crate::inference::InferenceSlot;
 use crate::metrics::{ToolMetrics, UNKNOWN_TOOL};
 
 mod tasks;
-
-pub(crate) use self::tasks::{LOOK_PAUSE, WAIT_MAX};
 
 /// Characters of a call's arguments in the log.
 const ARGUMENTS_CHARS_MAX: usize = 1_000;

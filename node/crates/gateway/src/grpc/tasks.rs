@@ -8,13 +8,13 @@ use tonic::Request;
 
 use ollamax_proto::v1;
 use ollamax_proto::v1::tasks_server;
+use ollamax_tools::ToolError;
 use ollamax_tools::views::{TaskError, TaskView};
-use ollamax_tools::{Caller, ToolError};
 
 use super::daemon::AdminError;
 use super::tools::caller_of;
 use super::{Reply, reply};
-use crate::toolbox::{Toolbox, WAIT_MAX};
+use crate::toolbox::Toolbox;
 
 /// What shows the tasks there are.
 const LIST: &str = "ollamax task list";
@@ -22,18 +22,6 @@ const LIST: &str = "ollamax task list";
 /// The tasks, at the socket of one node.
 #[derive(Clone)]
 pub(super) struct Tasks(pub(super) Toolbox);
-
-// === impl Tasks ===
-
-impl Tasks {
-    async fn get(&self, caller: &Caller, id: &str, wait: Duration) -> Result<TaskView, ToolError> {
-        let task = self.0.task(caller, id)?;
-        if wait.is_zero() || task.is_over() {
-            return Ok(task);
-        }
-        self.0.wait_for(id, wait.min(WAIT_MAX), TaskView::is_over).await
-    }
-}
 
 /// As the API tells it.
 pub(super) fn view(task: TaskView) -> v1::TaskView {
@@ -82,7 +70,7 @@ impl tasks_server::Tasks for Tasks {
             Err(error) => return reply(Err(error)),
         };
         let v1::GetTaskRequest { id, wait_ms } = request.into_inner();
-        let found = self.get(&caller, &id, Duration::from_millis(u64::from(wait_ms))).await;
+        let found = self.0.task_within(&caller, &id, Duration::from_millis(u64::from(wait_ms))).await;
         reply(found.map(|task| v1::GetTaskReply { task: shown(task) }).map_err(refused))
     }
 

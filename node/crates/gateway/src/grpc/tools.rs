@@ -8,9 +8,7 @@ use tonic::Request;
 
 use ollamax_proto::v1;
 use ollamax_proto::v1::tools_server;
-use ollamax_tools::catalogue::Started;
-use ollamax_tools::progress::Progress;
-use ollamax_tools::{CallError, Caller, Principal, Tool, ToolError};
+use ollamax_tools::{CallError, Caller, Principal, Progress, Started, Tool, ToolError};
 use ollamax_types::ErrorCode;
 
 use super::daemon::AdminError;

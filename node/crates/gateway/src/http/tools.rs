@@ -13,9 +13,7 @@ use axum::http::request::Parts as Head;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
-use ollamax_tools::catalogue::Started;
-use ollamax_tools::progress::Progress;
-use ollamax_tools::{CallError, Caller, Tool, ToolError};
+use ollamax_tools::{CallError, Caller, Progress, Started, Tool, ToolError};
 use ollamax_types::ErrorCode;
 
 use crate::error::{ApiError, Shape};

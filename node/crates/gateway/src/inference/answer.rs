@@ -4,8 +4,7 @@
 
 use serde_json::{Value, json};
 
-use ollamax_tools::ToolError;
-use ollamax_tools::progress::Progress;
+use ollamax_tools::{Progress, ToolError};
 use ollamax_types::{Api, ErrorCode};
 
 /// Characters of new words that are told with a piece.

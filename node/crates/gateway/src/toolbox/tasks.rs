@@ -1,27 +1,19 @@
 //! The tasks behind the doors: who may see which, who may do what with one, and how a caller waits for its own.
 //!
-//! Always: a task that a caller may not see is, to that caller, none. A wait looks only when something has changed, and
-//! not without pause. What a task waits for is said in its text, with the command to type.
+//! Always: a task that a caller may not see is, to that caller, none. What waits for approval says so in its text, with
+//! the command to type.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
 
-use ollamax_tools::ports::Tasks;
-use ollamax_tools::progress::Progress;
 use ollamax_tools::views::TaskView;
-use ollamax_tools::{Caller, Permission, ToolError};
+use ollamax_tools::{Caller, Permission, Progress, TASK_WAIT_MAX, Tasks, ToolError};
 use ollamax_types::{ErrorClass, ErrorCode};
 
 use super::Toolbox;
-
-/// How long a call waits for the task that it began.
-pub(crate) const WAIT_MAX: Duration = Duration::from_secs(45);
-/// Least time between two looks at tasks: a busy cluster changes more often than anybody reads.
-pub(crate) const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 /// Characters of an id that nobody knows, where it is told.
 const ID_CHARS_MAX: usize = 64;
@@ -139,51 +131,20 @@ impl Toolbox {
         asked.await.map(told)
     }
 
-    /// Waits until the task is as it is wanted, or the time is over; each look is given to `is_enough`. A caller who
-    /// may not see it has been turned away before.
-    ///
-    /// # Errors
-    /// When the task is gone, or the state cannot be read.
-    pub(crate) async fn wait_for(
-        &self,
-        id: &str,
-        time_max: Duration,
-        mut is_enough: impl FnMut(&TaskView) -> bool + Send,
-    ) -> Result<TaskView, ToolError> {
-        let port = self.port(id)?;
-        let until = Instant::now() + time_max;
-        let mut changes = port.changes();
-        loop {
-            // What changes behind this look ends the wait for the next one.
-            if let Some(changes) = &mut changes {
-                changes.mark_unchanged();
-            }
-            let task = told(port.task(id)?);
-            let Some(changes) = changes.as_mut().filter(|_| !is_enough(&task)) else { return Ok(task) };
-            match timeout_at(until, changes.changed()).await {
-                Ok(Ok(())) => sleep(LOOK_PAUSE).await,
-                // The time is over, or the node stops.
-                Ok(Err(_)) | Err(_) => return port.task(id).map(told),
-            }
-        }
+    /// The answer of a call that began a task: what came of it once it is over; else, when the call has waited long
+    /// enough or somebody has to approve the task first, how it stands.
+    pub(super) async fn waited(&self, task: TaskView, progress: &Progress) -> Result<Value, ToolError> {
+        let task = self.catalogue.wait(task, progress, TASK_WAIT_MAX).await;
+        self.catalogue.answer(&told(task))
     }
 
-    /// The answer of a task that a call began: its result once it is over; else, when the call has waited long enough
-    /// or somebody has to approve the task first, how it stands.
-    pub(super) async fn waited(&self, task: TaskView, progress: &Progress) -> Result<Value, ToolError> {
-        let task = if self.has_tasks() {
-            let tell = |task: &TaskView| {
-                progress.tell(task.done, task.total, task.text.clone());
-                task.is_over() || task.is_waiting()
-            };
-            self.wait_for(&task.id, WAIT_MAX, tell).await?
-        } else {
-            told(task)
-        };
-        self.catalogue.finished(&task).unwrap_or_else(|| {
-            let next = task.next();
-            Ok(json!({"task": task, "plan": null, "result": null, "next": next}))
-        })
+    /// A task, when it is over, waits for somebody, or the time is.
+    ///
+    /// # Errors
+    /// As [`Self::task`].
+    pub(crate) async fn task_within(&self, caller: &Caller, id: &str, time: Duration) -> Result<TaskView, ToolError> {
+        let task = self.task(caller, id)?;
+        Ok(told(self.catalogue.wait(task, &Progress::nobody(), time.min(TASK_WAIT_MAX)).await))
     }
 
     fn port(&self, id: &str) -> Result<&Arc<dyn Tasks>, ToolError> {

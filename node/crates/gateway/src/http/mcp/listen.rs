@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::future::pending;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::request::Parts as Head;
@@ -26,7 +27,7 @@ use ollamax_tools::Caller;
 
 use super::tasks::{Client, detailed};
 use crate::http::Stopping;
-use crate::toolbox::{LOOK_PAUSE, Toolbox};
+use crate::toolbox::Toolbox;
 
 /// The method.
 const METHOD: &str = "subscriptions/listen";
@@ -36,6 +37,8 @@ const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
 const TAKEN: &str = "\"notifications\":{";
 /// Tasks of one stream.
 const WATCHED_MAX: usize = 64;
+/// Least time between two looks: a busy cluster changes more often than anybody reads.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 /// The tasks that a message wants to hear of, and may; an extension of its request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -10,7 +10,7 @@ use rmcp::model::{ProgressNotificationParam, ProgressToken};
 use rmcp::service::{Peer, RequestContext};
 use tokio::sync::watch;
 
-use ollamax_tools::progress::{Progress, Step};
+use ollamax_tools::{Progress, Step};
 
 /// Who hears of one call.
 pub(super) struct Hearer(Option<Heard>);

@@ -19,9 +19,7 @@ use rmcp::service::{RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::Value;
 
-use ollamax_tools::catalogue::Started;
-use ollamax_tools::progress::Progress;
-use ollamax_tools::{CallError, Caller, Tool, ToolError};
+use ollamax_tools::{CallError, Caller, Progress, Started, Tool, ToolError};
 
 use super::listen;
 use super::progress::Hearer;
@@ -110,7 +108,7 @@ fn shown(tool: &Tool) -> Shown {
         .open_world(spec.hints.open_world);
     Shown::new(spec.name, spec.description, Arc::new(tool.input().shown().clone()))
         .with_title(spec.title)
-        .with_raw_output_schema(Arc::new(tool.output().shown().clone()))
+        .with_raw_output_schema(Arc::new(tool.output().brief().clone()))
         .with_annotations(hints)
 }
 
