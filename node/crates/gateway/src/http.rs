@@ -18,6 +18,7 @@ use axum::extract::{Request, State};
 use axum::http::{Response, StatusCode, header};
 use axum::middleware;
 use axum::routing::{any, get, post};
+use futures::FutureExt as _;
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -36,7 +37,7 @@ pub(crate) mod body;
 pub(crate) mod edge;
 mod ending;
 mod health;
-pub(crate) mod infer;
+mod infer;
 mod lists;
 pub(crate) mod loopback;
 mod mcp;
@@ -184,7 +185,12 @@ impl OpenDoor {
 /// All routes of the door.
 pub fn router(parts: Parts) -> Router {
     let door = Arc::new(OpenDoor::new(parts));
-    door.parts.tools.inference().fill(&door);
+    let weak = Arc::downgrade(&door);
+    // Weak: the tools belong to the door, and would keep it otherwise.
+    door.parts.tools.inference().fill(move |api, request| {
+        let door = weak.upgrade()?;
+        Some(async move { infer::answer(&door, api, request).await }.boxed())
+    });
     let inference = |api: Api| {
         post(move |State(door): State<Arc<OpenDoor>>, request: Request| async move {
             infer::answer(&door, api, request).await

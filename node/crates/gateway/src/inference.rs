@@ -4,7 +4,8 @@
 //! refusals. The answer is streamed inside, so that how far it is can be told, and put together at its end. Before the
 //! door is open, and when it has closed, the answer says so.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -19,7 +20,6 @@ use ollamax_tools::{Caller, Inference, Progress, ToolError};
 use ollamax_types::{Api, ErrorCode, RequestId};
 
 use crate::error::ERROR_HEADER;
-use crate::http::{OpenDoor, infer};
 
 mod answer;
 
@@ -28,9 +28,18 @@ use self::answer::Answer;
 /// Bytes of one answer, with everything that frames its pieces. A tool's result may be far smaller.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
 
+/// How a door is asked; `None`: it has closed.
+type Ask = Arc<dyn Fn(Api, Request) -> Option<BoxFuture<'static, Response<Body>>> + Send + Sync>;
+
 /// Where the clients' door stands once it is open. Clones are the same place.
-#[derive(Debug, Clone, Default)]
-pub struct InferenceSlot(Arc<Mutex<Weak<OpenDoor>>>);
+#[derive(Clone, Default)]
+pub struct InferenceSlot(Arc<Mutex<Option<Ask>>>);
+
+impl fmt::Debug for InferenceSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InferenceSlot").finish_non_exhaustive()
+    }
+}
 
 /// What tools ask models through. It can be had before the door is open: give the slot to the toolbox
 /// ([`crate::Toolbox::with_inference`]) with which the door is opened.
@@ -42,16 +51,20 @@ pub fn inference_port(slot: &InferenceSlot) -> Arc<dyn Inference> {
 // === impl InferenceSlot ===
 
 impl InferenceSlot {
-    /// From now on questions go through this door, as long as it is open.
-    pub(crate) fn fill(&self, door: &Arc<OpenDoor>) {
-        *self.lock() = Arc::downgrade(door);
+    /// From now on questions are asked so.
+    pub(crate) fn fill(
+        &self,
+        ask: impl Fn(Api, Request) -> Option<BoxFuture<'static, Response<Body>>> + Send + Sync + 'static,
+    ) {
+        *self.lock() = Some(Arc::new(ask));
     }
 
-    fn door(&self) -> Option<Arc<OpenDoor>> {
-        self.lock().upgrade()
+    fn send(&self, api: Api, request: Request) -> Option<BoxFuture<'static, Response<Body>>> {
+        let ask = self.lock().clone()?;
+        ask(api, request)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Weak<OpenDoor>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Ask>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -64,12 +77,11 @@ impl Inference for InferenceSlot {
         body: Value,
         progress: Progress,
     ) -> BoxFuture<'static, Result<Value, ToolError>> {
-        let (door, id) = (self.door(), by.request.clone());
+        let (slot, id) = (self.clone(), by.request.clone());
         async move {
             let api = Api::from_path(path).ok_or_else(|| no_route(path))?;
-            let door = door.ok_or_else(closed)?;
-            let response = infer::answer(&door, api, request(api, id, body)?).await;
-            heard(api, response, &progress).await
+            let asked = slot.send(api, request(api, id, body)?).ok_or_else(closed)?;
+            heard(api, asked.await, &progress).await
         }
         .boxed()
     }

@@ -10,20 +10,19 @@ use std::sync::Arc;
 
 use axum::http::request::Parts as Head;
 use rmcp::model::{
-    CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CancelTaskParams, ContentBlock, CustomRequest,
-    CustomResult, DiscoverResult, ErrorCode, GetTaskParams, GetTaskResult, Implementation, ListToolsResult,
-    PaginatedRequestParams, ProtocolVersion, ServerCapabilities, ServerConfig, SubscriptionFilter, Tool as Shown,
-    ToolAnnotations, UpdateTaskParams,
+    CacheScope, CallToolRequestParams, CallToolResponse, CancelTaskParams, CustomRequest, CustomResult, DiscoverResult,
+    ErrorCode, GetTaskParams, GetTaskResult, Implementation, ListToolsResult, PaginatedRequestParams, ProtocolVersion,
+    ServerCapabilities, ServerConfig, SubscriptionFilter, Tool as Shown, ToolAnnotations, UpdateTaskParams,
 };
 use rmcp::service::{RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::Value;
 
-use ollamax_tools::{CallError, Caller, Progress, Started, Tool, ToolError};
+use ollamax_tools::{CallError, Caller, Progress, Started, Tool};
 
 use super::listen;
 use super::progress::Hearer;
-use super::tasks::{self, Client};
+use super::tasks::{self, Client, result};
 use crate::toolbox::Toolbox;
 
 /// How long a list may be thought to hold: it changes with the release and the configuration alone.
@@ -125,15 +124,6 @@ fn told(answer: Result<Value, CallError>) -> Result<CallToolResponse, ErrorData>
         Ok(value) => Ok(result(Ok(value)).into()),
         Err(CallError::Failed(error)) => Ok(result(Err(error)).into()),
         Err(error @ CallError::UnknownTool(_)) => Err(ErrorData::invalid_params(error.to_string(), None)),
-    }
-}
-
-/// What a tool answered, or why it did not.
-pub(super) fn result(answer: Result<Value, ToolError>) -> CallToolResult {
-    match answer {
-        Ok(value) => CallToolResult::structured(value),
-        // As text alone: what is structured must fit the output schema.
-        Err(error) => CallToolResult::error(vec![ContentBlock::text(error.to_json().to_string())]),
     }
 }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use rmcp::model::{
-    BooleanSchema, CallToolResult, ClientCapabilities, CreateTaskResult, DetailedTask, ElicitRequest,
+    BooleanSchema, CallToolResult, ClientCapabilities, ContentBlock, CreateTaskResult, DetailedTask, ElicitRequest,
     ElicitRequestParams, ElicitResult, ElicitationAction, ElicitationSchema, InputRequest, InputRequests,
     InputResponses, JsonObject, PrimitiveSchemaDefinition, Task, TaskPayload, TaskStatus,
 };
@@ -18,8 +18,6 @@ use serde_json::{Map, Value};
 use ollamax_tools::views::TaskView;
 use ollamax_tools::{Catalogue, Tool, ToolError};
 use ollamax_types::{ErrorClass, limits};
-
-use super::server::result;
 
 /// Under which name a task asks for approval.
 const APPROVAL: &str = "approval";
@@ -53,6 +51,15 @@ impl Client {
         // Who names no mode means forms.
         let asks = said.elicitation.as_ref().is_some_and(|modes| modes.form.is_some() || modes.url.is_none());
         Self { takes_tasks: said.supports_tasks(), asks }
+    }
+}
+
+/// What a tool answered, or why it did not.
+pub(super) fn result(answer: Result<Value, ToolError>) -> CallToolResult {
+    match answer {
+        Ok(value) => CallToolResult::structured(value),
+        // As text alone: what is structured must fit the output schema.
+        Err(error) => CallToolResult::error(vec![ContentBlock::text(error.to_json().to_string())]),
     }
 }
 
