@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::request::Parts as Head;
 use axum::http::{HeaderMap, Method, Response, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::Full;
@@ -18,7 +19,10 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
+use ollamax_tools::Caller;
+
 use crate::http::{OpenDoor, body, edge, loopback};
+use crate::toolbox::Toolbox;
 
 mod listen;
 mod progress;
@@ -40,12 +44,11 @@ const VERSION_HEADER: &str = "mcp-protocol-version";
 /// The protocol, ready for requests.
 pub(crate) type Service = StreamableHttpService<Server, NeverSessionManager>;
 
-/// A message that was let in.
+/// A message that was let in; its caller stands beside it.
 struct Admitted {
-    request: axum::http::Request<Full<Bytes>>,
+    head: Head,
+    bytes: Bytes,
     is_json: bool,
-    /// The tasks that it wants to hear of.
-    watched: Watched,
     _held: Option<body::Held>,
 }
 
@@ -73,12 +76,20 @@ pub(crate) fn service(door: &OpenDoor) -> Service {
 
 /// Answers one request.
 pub(crate) async fn answer(door: &OpenDoor, service: &Service, request: Request) -> Response<Body> {
-    let Admitted { request, is_json, watched, _held } = match admit(door, request).await {
-        Ok(admitted) => admitted,
-        Err(refusal) => return refusal.into_response(),
-    };
+    match admit(door, request).await {
+        Ok(admitted) => hand_over(&door.parts.tools, service, admitted).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// Lets the protocol answer a message.
+async fn hand_over(tools: &Toolbox, service: &Service, admitted: Admitted) -> Response<Body> {
+    let Admitted { mut head, bytes, is_json, _held } = admitted;
+    let caller = head.extensions.get::<Caller>();
+    let watched = caller.map(|caller| Watched::of(tools, caller, &bytes)).unwrap_or_default();
+    head.extensions.insert(watched.clone());
     // What the protocol remembers of a request is large.
-    let response = Box::pin(service.handle(request)).await;
+    let response = Box::pin(service.handle(axum::http::Request::from_parts(head, Full::new(bytes)))).await;
     if is_json && response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
         // It is JSON, so it is the message that cannot be read.
         return Refusal::no_request().into_response();
@@ -91,7 +102,7 @@ async fn admit(door: &OpenDoor, request: Request) -> Result<Admitted, Refusal> {
     let host = edge::host_of(&request);
     let (mut head, client_body) = request.into_parts();
     let caller = loopback::caller_of(door, &head, &host).ok_or_else(Refusal::not_local)?;
-    head.extensions.insert(caller.clone());
+    head.extensions.insert(caller);
     let is_json = is_json(&head.headers);
     // Without a message there is nothing to check; the protocol refuses what is no POST.
     let (bytes, held) = if head.method == Method::POST && is_json {
@@ -102,10 +113,7 @@ async fn admit(door: &OpenDoor, request: Request) -> Result<Admitted, Refusal> {
     } else {
         (Bytes::new(), None)
     };
-    let watched = Watched::of(&door.parts.tools, &caller, &bytes);
-    head.extensions.insert(watched.clone());
-    let request = axum::http::Request::from_parts(head, Full::new(bytes));
-    Ok(Admitted { request, is_json, watched, _held: held })
+    Ok(Admitted { head, bytes, is_json, _held: held })
 }
 
 /// One message, which is JSON.
