@@ -113,7 +113,10 @@ impl Toolbox {
         progress: Progress,
     ) -> Result<Started, CallError> {
         let mut call = Call::begin(self, &caller, name, &arguments);
-        call.start(&self.catalogue, caller, name, arguments, progress).await
+        Ok(match call.start(&self.catalogue, caller, name, arguments, progress).await? {
+            Started::Task(task) => Started::Task(tasks::told(task)),
+            answered @ Started::Answered(_) => answered,
+        })
     }
 
     /// Calls a tool. Where it begins a task, the call waits for it; for how long, and what is answered then, says

@@ -153,7 +153,7 @@ impl Toolbox {
 }
 
 /// With the command to type where it waits for somebody.
-fn told(task: TaskView) -> TaskView {
+pub(super) fn told(task: TaskView) -> TaskView {
     let how = format!("ollamax approve {}", task.id);
     if !task.is_waiting() || task.text.contains(&how) {
         return task;

@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use ollamax_tools::Caller;
+use ollamax_tools::views::TaskView;
 
 use super::tasks::{Client, detailed};
 use crate::http::Stopping;
@@ -118,7 +119,7 @@ pub(super) async fn listen(tools: &Toolbox, caller: &Caller, context: &Subscript
 async fn follow(tools: &Toolbox, caller: &Caller, request: &RequestContext<RoleServer>, Watched(ids): &Watched) {
     let Some(mut changes) = tools.changes().filter(|_| !ids.is_empty()) else { return pending().await };
     let client = Client::of(request);
-    let mut told = BTreeMap::new();
+    let mut told: BTreeMap<String, TaskView> = BTreeMap::new();
     loop {
         // What changes behind this look ends the wait for the next one.
         changes.mark_unchanged();
