@@ -120,6 +120,10 @@ fn page(tool: &ToolView) -> String {
     let declared = declared(tool);
     let mut page = format!("{}: {}\n\n{}\n\n", tool.name, tool.title, tool.description);
     page += &format!("family  {}\nclass   {}\nneeds   {}\n", tool.family, tool.class, tool.permission);
+    let is_so = |key: &str| declared[key] == Value::Bool(true);
+    page += if is_so("task") { "task    it goes on when its caller leaves\n" } else { "" };
+    page +=
+        if is_so("needsApproval") { "asks    somebody approves it before it begins: ollamax approve ID\n" } else { "" };
     page += &format!("\nArguments:\n{}\n", pretty(&declared["inputSchema"]));
     let examples = declared["examples"].as_array().cloned().unwrap_or_default();
     if !examples.is_empty() {
@@ -144,5 +148,17 @@ mod tests {
         let tool = ToolView { name: "look".to_owned(), title: "Look".to_owned(), ..ToolView::default() };
         assert_eq!(declared(&tool), json!({"name": "look"}));
         assert!(page(&tool).starts_with("look: Look\n"), "{}", page(&tool));
+    }
+
+    #[test]
+    fn it_is_said_what_goes_on_by_itself_and_what_asks_first() {
+        let page = |declared_json: &str| {
+            let tool = ToolView { declared_json: declared_json.to_owned(), ..ToolView::default() };
+            page(&tool)
+        };
+        let both = page(r#"{"task": true, "needsApproval": true}"#);
+        assert!(both.contains("\ntask    ") && both.contains("\nasks    "), "{both}");
+        let neither = page(r#"{"task": false}"#);
+        assert!(!neither.contains("\ntask    ") && !neither.contains("\nasks    "), "{neither}");
     }
 }
