@@ -15,6 +15,7 @@ use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer};
 use serde_json::{Map, Value};
 
+use ollamax_tools::once::KEY;
 use ollamax_tools::views::TaskView;
 use ollamax_tools::{Catalogue, Tool, ToolError};
 use ollamax_types::{ErrorClass, limits};
@@ -27,8 +28,6 @@ const APPROVE: &str = "approve";
 const POLL_MS: u64 = 1_000;
 /// Under which a client sends what makes its call have effect once, where it cannot add to the arguments.
 const KEY_IN_META: &str = "ollamax.dev/idempotency-key";
-/// The argument that has the same meaning.
-const KEY: &str = "idempotency_key";
 
 /// What the client of a request can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
