@@ -32,6 +32,8 @@ use crate::toolbox::Toolbox;
 
 /// The method.
 const METHOD: &str = "subscriptions/listen";
+/// Where it names tasks, and where its acknowledgement does.
+const TASK_IDS: &str = "taskIds";
 /// The notification that says what was taken.
 const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
 /// Where it does.
@@ -76,13 +78,14 @@ impl Watched {
 /// The ids in a message of this method, each once, and as many as one stream may have; none where its client does not
 /// take tasks.
 fn asked(message: &[u8]) -> Vec<String> {
-    if memmem::find(message, METHOD.as_bytes()).is_none() {
+    // Nearly every message is another one, and need not be read once more.
+    if memmem::find(message, TASK_IDS.as_bytes()).is_none() {
         return Vec::new();
     }
     let message: Value = serde_json::from_slice(message).unwrap_or_default();
     let params = &message["params"];
     let able = &params["_meta"]["io.modelcontextprotocol/clientCapabilities"]["extensions"][TASKS_EXTENSION_ID];
-    let named = params["notifications"]["taskIds"].as_array().filter(|_| message["method"] == METHOD);
+    let named = params["notifications"][TASK_IDS].as_array().filter(|_| message["method"] == METHOD);
     let mut ids: Vec<String> = Vec::new();
     for id in named.filter(|_| able.is_object()).into_iter().flatten().filter_map(Value::as_str) {
         if ids.len() < WATCHED_MAX && !ids.iter().any(|known| known == id) {
@@ -98,7 +101,7 @@ fn with_ids(data: &[u8], ids: &[String]) -> Option<Bytes> {
     let at = text.find(TAKEN)? + TAKEN.len();
     let (before, after) = text.split_at_checked(at)?;
     let comma = if after.starts_with('}') { "" } else { "," };
-    Some(Bytes::from(format!("{before}\"taskIds\":{}{comma}{after}", json!(ids))))
+    Some(Bytes::from(format!("{before}\"{TASK_IDS}\":{}{comma}{after}", json!(ids))))
 }
 
 /// Tells of the tasks until the client leaves or the node stops.
