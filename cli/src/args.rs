@@ -15,11 +15,13 @@ use crate::error;
 mod model;
 mod node;
 mod registry;
+mod tool;
 mod wishes;
 
 pub(crate) use model::{CreateArgs, ImportArgs, ModelCommand, PullArgs, PullRate, PushArgs, Replicas, VerifyArgs};
 pub(crate) use node::{DrainArgs, LabelWord, NodeCommand};
 pub(crate) use registry::{LifecycleArgs, RegistryCommand, RemoveArgs, RollbackArgs, RulesCommand};
+pub(crate) use tool::{ApproveArgs, CallArgs, ShowTaskArgs, TaskCommand, ToolCommand};
 pub(crate) use wishes::{ApplyArgs, MoveArgs, WhereArgs};
 
 /// What a node may be, as `Role` of the daemon spells it.
@@ -137,6 +139,12 @@ pub(crate) enum Command {
     /// What assistants can do with the cluster, by hand
     #[command(subcommand)]
     Tool(ToolCommand),
+    /// What tools do that takes longer than a call
+    #[command(subcommand)]
+    Task(TaskCommand),
+    /// Let a task that waits for approval begin, or refuse it
+    #[command(after_help = "Examples:\n  ollamax approve ID\n  ollamax approve ID --deny")]
+    Approve(ApproveArgs),
     /// Which models are in memory, and where
     #[command(after_help = "Examples:\n  ollamax ps\n  ollamax ps --api http://a.lan:11435")]
     Ps(ApiArgs),
@@ -183,6 +191,8 @@ impl Command {
         match self {
             Self::Dev(_) => true,
             Self::Model(ModelCommand::Pull(args)) => args.wait,
+            Self::Tool(ToolCommand::Call(args)) => args.waits(),
+            Self::Task(TaskCommand::Show(args)) => args.wait,
             _ => false,
         }
     }
@@ -538,31 +548,6 @@ pub(crate) enum UpgradeCommand {
     /// Whether the members can be restarted one after another; exit code 10 for a warning, 1 for a failure
     #[command(after_help = "Examples:\n  ollamax upgrade check\n  ollamax upgrade check -o json | jq .checks")]
     Check,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ToolCommand {
-    /// The tools there are
-    #[command(after_help = "Examples:\n  ollamax tool list\n  ollamax tool list -o json | jq .tools")]
-    List,
-    /// What a tool does, and which arguments it takes
-    #[command(after_help = "Example:\n  ollamax tool describe list_nodes")]
-    Describe {
-        /// Its name
-        name: String,
-    },
-    /// Call a tool and show its result
-    #[command(after_help = "Examples:
-  ollamax tool call health_check
-  ollamax tool call list_nodes '{\"health\": \"dead\"}'
-  ollamax tool call list_models_detailed - < arguments.json")]
-    Call {
-        /// Its name
-        name: String,
-        /// The arguments as a JSON object; `-` is standard input [default: none]
-        #[arg(value_name = "JSON")]
-        arguments: Option<String>,
-    },
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@ use ollamax_proto::v1::events_client::EventsClient;
 use ollamax_proto::v1::kv_client::KvClient;
 use ollamax_proto::v1::models_client::ModelsClient;
 use ollamax_proto::v1::raft_admin_client::RaftAdminClient;
+use ollamax_proto::v1::tasks_client::TasksClient;
 use ollamax_proto::v1::tools_client::ToolsClient;
 use ollamax_proto::v1::versions_client::VersionsClient;
 
@@ -27,6 +28,8 @@ pub(crate) type Raft = RaftAdminClient<Channel>;
 pub(crate) type Events = EventsClient<Channel>;
 /// A client of the API of pulls.
 pub(crate) type Models = ModelsClient<Channel>;
+/// A client of the API of tasks.
+pub(crate) type Tasks = TasksClient<Channel>;
 /// A client of the API of tools.
 pub(crate) type Tools = ToolsClient<Channel>;
 /// A client of the API of versions.
@@ -64,6 +67,11 @@ pub(crate) async fn connect_events(global: &Global) -> Result<Events, Failure> {
 /// Connects to the daemon for its pulls.
 pub(crate) async fn connect_models(global: &Global) -> Result<Models, Failure> {
     Ok(ModelsClient::new(channel(global).await?).max_decoding_message_size(ANSWER_BYTES_MAX))
+}
+
+/// Connects to the daemon for the tasks of its tools.
+pub(crate) async fn connect_tasks(global: &Global) -> Result<Tasks, Failure> {
+    Ok(TasksClient::new(channel(global).await?).max_decoding_message_size(ANSWER_BYTES_MAX))
 }
 
 /// Connects to the daemon for its tools.

@@ -25,6 +25,7 @@ pub(crate) mod ps;
 pub(crate) mod raft;
 pub(crate) mod run;
 pub(crate) mod status;
+pub(crate) mod task;
 pub(crate) mod token;
 pub(crate) mod tool;
 pub(crate) mod upgrade;
@@ -62,6 +63,8 @@ async fn dispatch(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Migrate(command) => migrate::run(global, command).await,
         Command::Upgrade(UpgradeCommand::Check) => upgrade::check(global).await,
         Command::Tool(command) => tool::run(global, command).await,
+        Command::Task(command) => task::run(global, command).await,
+        Command::Approve(args) => task::approve(global, args).await,
         Command::Ps(args) => ps::run(global, &args).await,
         Command::Run(args) => run::run(global, args).await,
         Command::Logs(args) => logs::run(global, args).await,

@@ -1,14 +1,16 @@
 //! `ollamax tool`: what assistants can do with the lab, for people and scripts.
 //!
-//! A tool's result is data: it is shown as JSON either way, with `-o json` in an object that says whose it is.
+//! A tool's result is data: it is shown as JSON either way, with `-o json` in an object that says whose it is. Where a
+//! tool works in a task, the task is waited for, and what came of it is the result.
 
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 
 use ollamax_proto::v1::{CallToolRequest, ListToolsRequest, ToolView};
 
-use crate::args::{Global, Output, ToolCommand};
+use crate::args::{CallArgs, Global, Output, ToolCommand};
 use crate::client;
+use crate::command::task;
 use crate::error::Failure;
 use crate::output;
 
@@ -20,7 +22,17 @@ pub(crate) async fn run(global: &Global, command: ToolCommand) -> Result<(), Fai
     match command {
         ToolCommand::List => list(global).await,
         ToolCommand::Describe { name } => describe(global, name).await,
-        ToolCommand::Call { name, arguments } => call(global, name, arguments).await,
+        ToolCommand::Call(args) if args.waits() => {
+            tokio::select! {
+                // In this order: Ctrl-C is listened to before anything is begun.
+                biased;
+                _ = tokio::signal::ctrl_c() => {
+                    Err(Failure::new(130, "interrupted", "a task that was begun goes on", "ollamax task list"))
+                }
+                outcome = Box::pin(call(global, args)) => outcome,
+            }
+        }
+        ToolCommand::Call(args) => call(global, args).await,
     }
 }
 
@@ -43,15 +55,33 @@ async fn describe(global: &Global, name: String) -> Result<(), Failure> {
     output::text(&page(tool))
 }
 
-async fn call(global: &Global, name: String, arguments: Option<String>) -> Result<(), Failure> {
+async fn call(global: &Global, args: CallArgs) -> Result<(), Failure> {
+    let waits = args.waits();
+    let CallArgs { name, arguments, .. } = args;
     let arguments_json = given(arguments.unwrap_or_default()).await?;
-    let request = CallToolRequest { name: name.clone(), arguments_json };
+    // Waiting is done here, where it can be shown how far the task is.
+    let request = CallToolRequest { name: name.clone(), arguments_json, no_wait: true };
     let told = client::connect_tools(global).await?.call_tool(request).await?.into_inner();
-    let result: Value = serde_json::from_str(&told.result_json).unwrap_or(Value::String(told.result_json));
+    let (id, result) = match told.task {
+        Some(task) if waits => {
+            output::talk(global.output, &format!("{name} works in {}.", task.id));
+            let task = task::wait(global, &task.id).await?;
+            (Some(task.id.clone()), task::result(&task)?)
+        }
+        Some(task) => return task::changed(global, &task),
+        None => (None, serde_json::from_str(&told.result_json).unwrap_or(Value::String(told.result_json))),
+    };
     if global.output == Output::Json {
-        return output::json("ToolResult", json!({"tool": name, "result": result}));
+        return output::json("ToolResult", fields(&name, id, &result));
     }
     output::line(&pretty(&result))
+}
+
+fn fields(name: &str, task: Option<String>, result: &Value) -> Value {
+    match task {
+        Some(task) => json!({"tool": name, "task": task, "result": result}),
+        None => json!({"tool": name, "result": result}),
+    }
 }
 
 async fn asked(global: &Global, name: String) -> Result<Vec<ToolView>, Failure> {
@@ -90,6 +120,10 @@ fn page(tool: &ToolView) -> String {
     let declared = declared(tool);
     let mut page = format!("{}: {}\n\n{}\n\n", tool.name, tool.title, tool.description);
     page += &format!("family  {}\nclass   {}\nneeds   {}\n", tool.family, tool.class, tool.permission);
+    let is_so = |key: &str| declared[key] == Value::Bool(true);
+    page += if is_so("task") { "task    it goes on when its caller leaves\n" } else { "" };
+    page +=
+        if is_so("needsApproval") { "asks    somebody approves it before it begins: ollamax approve ID\n" } else { "" };
     page += &format!("\nArguments:\n{}\n", pretty(&declared["inputSchema"]));
     let examples = declared["examples"].as_array().cloned().unwrap_or_default();
     if !examples.is_empty() {
@@ -114,5 +148,17 @@ mod tests {
         let tool = ToolView { name: "look".to_owned(), title: "Look".to_owned(), ..ToolView::default() };
         assert_eq!(declared(&tool), json!({"name": "look"}));
         assert!(page(&tool).starts_with("look: Look\n"), "{}", page(&tool));
+    }
+
+    #[test]
+    fn it_is_said_what_goes_on_by_itself_and_what_asks_first() {
+        let page = |declared_json: &str| {
+            let tool = ToolView { declared_json: declared_json.to_owned(), ..ToolView::default() };
+            page(&tool)
+        };
+        let both = page(r#"{"task": true, "needsApproval": true}"#);
+        assert!(both.contains("\ntask    ") && both.contains("\nasks    "), "{both}");
+        let neither = page(r#"{"task": false}"#);
+        assert!(!neither.contains("\ntask    ") && !neither.contains("\nasks    "), "{neither}");
     }
 }

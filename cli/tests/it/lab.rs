@@ -7,21 +7,23 @@ use ollamax_proto::v1::pull_progress::Stage;
 use ollamax_proto::v1::status_reply::Phase;
 use ollamax_proto::v1::verify_news::Sight;
 use ollamax_proto::v1::{
-    Attention, BackupView, BlobProgress, CallToolReply, CancelPullReply, Check, CheckUpgradeReply, ClusterEvent,
-    CordonNodeReply, CreateBackupProgress, CreateTokenReply, DoctorReply, DrainNodeReply, EventsReply, ExportHead,
-    ExportPart, GetQuotaReply, Gpu, GrantLeaseReply, ImportModelProgress, ImportedCopy, Impossibility, InitReply,
-    JoinReply, KvEffect, KvHeader, KvLease, KvValue, LabelNodeReply, LeaveReply, LimitPullReply, ListBackupsReply,
-    ListLeasesReply, ListMigrationsReply, ListModelsReply, ListPullsReply, ListSettingsReply, ListTokensReply,
-    ListToolsReply, ListWishesReply, LocalView, LogLine, Migration, ModelCopy, ModelLeft, ModelView, MoveReply,
-    MoveView, NewBackupKeyReply, NodeLabel, NodeView, OutlookReply, PullProgress, RaftMember, RaftStatusReply,
-    RaftView, RangeReply, RemoveNodeReply, RenewLeaseReply, Resident, RevokeLeaseReply, RevokeTokenReply,
-    RunMigrationsReply, Runtime, RuntimeProgress, SetSettingReply, Setting, Shortage, SourceProgress, StatusReply,
-    TakeSnapshotReply, Token, ToolView, TransferLeadershipReply, TxnReply, VerifyNews, WishChange, WishChanges,
-    WishView, check, export_part, kv_effect, migration, model_left, raft_status_reply, reach_back_reply, runtime,
-    wish_change, wish_view,
+    Attention, BackupView, BlobProgress, CancelPullReply, CancelTaskReply, Check, CheckUpgradeReply, ClusterEvent,
+    CordonNodeReply, CreateBackupProgress, CreateTokenReply, DecideTaskReply, DoctorReply, DrainNodeReply, EventsReply,
+    ExportHead, ExportPart, GetQuotaReply, GetTaskReply, Gpu, GrantLeaseReply, ImportModelProgress, ImportedCopy,
+    Impossibility, InitReply, JoinReply, KvEffect, KvHeader, KvLease, KvValue, LabelNodeReply, LeaveReply,
+    LimitPullReply, ListBackupsReply, ListLeasesReply, ListMigrationsReply, ListModelsReply, ListPullsReply,
+    ListSettingsReply, ListTasksReply, ListTokensReply, ListToolsReply, ListWishesReply, LocalView, LogLine, Migration,
+    ModelCopy, ModelLeft, ModelView, MoveReply, MoveView, NewBackupKeyReply, NodeLabel, NodeView, OutlookReply,
+    PullProgress, RaftMember, RaftStatusReply, RaftView, RangeReply, RemoveNodeReply, RenewLeaseReply, Resident,
+    RetryTaskReply, RevokeLeaseReply, RevokeTokenReply, RunMigrationsReply, Runtime, RuntimeProgress, SetSettingReply,
+    Setting, Shortage, SourceProgress, StatusReply, TakeSnapshotReply, Token, ToolView, TransferLeadershipReply,
+    TxnReply, VerifyNews, WishChange, WishChanges, WishView, check, export_part, kv_effect, migration, model_left,
+    raft_status_reply, reach_back_reply, runtime, wish_change, wish_view,
 };
 
 use crate::daemon::{Answer, Script, told};
+
+pub(crate) mod tasks;
 
 /// 2026-01-02 03:04:05 UTC.
 const THEN_MS: u64 = 1_767_323_045_000;
@@ -72,7 +74,12 @@ pub(crate) fn script() -> Script {
         ("ListSettings", told(&ListSettingsReply { settings: vec![knob()], more: false, view: None })),
         ("SetSetting", told(&SetSettingReply { revision: 45, term: 2 })),
         ("ListTools", told(&ListToolsReply { tools: vec![tool()] })),
-        ("CallTool", told(&CallToolReply { result_json: r#"{"status":"ok","node":"n1","problems":[]}"#.to_owned() })),
+        ("CallTool", told(&tasks::answered(r#"{"status":"ok","node":"n1","problems":[]}"#))),
+        ("ListTasks", told(&ListTasksReply { tasks: vec![tasks::failed(), tasks::working(), tasks::waiting()] })),
+        ("GetTask", told(&GetTaskReply { task: Some(tasks::completed()) })),
+        ("CancelTask", told(&CancelTaskReply { task: Some(tasks::ending()) })),
+        ("RetryTask", told(&RetryTaskReply { task: Some(tasks::queued()) })),
+        ("DecideTask", told(&DecideTaskReply { task: Some(tasks::queued()) })),
         ("Doctor", told(&DoctorReply { checks: vec![clock(), ports()] })),
         ("GetRaftStatus", told(&raft_status())),
         ("TransferLeadership", told(&leader_given())),

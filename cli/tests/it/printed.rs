@@ -9,9 +9,10 @@ use serde_json::Value;
 use ollamax_proto::v1::check::Outcome;
 use ollamax_proto::v1::verify_news::Sight;
 use ollamax_proto::v1::{
-    CallToolRequest, CancelPullRequest, CheckUpgradeReply, EventsRequest, ExportHead, ExportPart, JoinRequest,
-    ListModelsReply, ListWishesReply, ModelCopy, ModelView, NodeLabel, PullRequest, PushRequest, RunMigrationsRequest,
-    RuntimeProgress, VerifyNews, VerifyRequest, WishChanges, WishFile, WishView, export_part,
+    CallToolReply, CallToolRequest, CancelPullRequest, CheckUpgradeReply, DecideTaskRequest, EventsRequest, ExportHead,
+    ExportPart, GetTaskReply, JoinRequest, ListModelsReply, ListWishesReply, ModelCopy, ModelView, NodeLabel,
+    PullRequest, PushRequest, RunMigrationsRequest, RuntimeProgress, TaskView, VerifyNews, VerifyRequest, WishChanges,
+    WishFile, WishView, export_part,
 };
 use ollamax_types::ErrorCode;
 
@@ -92,6 +93,17 @@ const PAGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("tool", &["tool list", "tool describe health_check", "tool call health_check"]),
+    (
+        "task",
+        &[
+            "task list",
+            "task show task_00000000000000000000000000000002",
+            "task show task_00000000000000000000000000000002 --wait",
+            "task cancel task_00000000000000000000000000000002",
+            "task retry task_00000000000000000000000000000001",
+            "approve task_00000000000000000000000000000001",
+        ],
+    ),
     ("ps", &["ps"]),
     ("run", &["run demo hello", "run demo hello --verbose"]),
     ("logs", &["logs -n 2"]),
@@ -179,6 +191,41 @@ async fn a_tool_is_called_with_the_arguments_as_they_were_written() {
     check(&["tool", "call", "list_nodes"], "").await;
     check(&["tool", "call", "list_nodes", r#"{"health": "dead"}"#], r#"{"health": "dead"}"#).await;
     check(&["tool", "call", "list_nodes", "-"], r#"{"limit": 2}"#).await;
+}
+
+#[tokio::test]
+async fn a_tool_that_works_in_a_task_is_waited_for_unless_somebody_does_not_want_to() {
+    let check = async |began: TaskView, ended: TaskView, words: &[&str], exit: i32, says: &str| {
+        let began = CallToolReply { result_json: String::new(), task: Some(began) };
+        let mut script = lab::script();
+        script.extend([("CallTool", told(&began)), ("GetTask", told(&GetTaskReply { task: Some(ended) }))]);
+        let daemon = Daemon::start(script).await;
+        let said = run(&daemon, &[&["tool", "call", "pull_model"][..], words].concat()).await;
+        assert_eq!(said.exit, exit, "{words:?}: {said:?}");
+        assert!(said.stdout.contains(says) || (exit != 0 && said.stderr.contains(says)), "{words:?}: {said:?}");
+        let asked = CallToolRequest::decode(&*daemon.last_request("CallTool")).expect("a request");
+        assert!(asked.no_wait, "waiting is done where it is shown: {words:?}");
+    };
+    let (queued, completed, failed, waiting) =
+        (lab::tasks::queued, lab::tasks::completed, lab::tasks::failed, lab::tasks::waiting);
+    check(queued(), completed(), &[], 0, "\"nodes\": [").await;
+    check(queued(), completed(), &["-o", "json"], 0, "\"task\": \"task_00000000000000000000000000000002\"").await;
+    check(queued(), completed(), &["--no-wait", "--wait"], 0, "\"nodes\": [").await;
+    check(queued(), completed(), &["--no-wait"], 0, "task_00000000000000000000000000000001 is queued").await;
+    check(queued(), failed(), &[], 3, "the registry has no model nope").await;
+    check(waiting(), waiting(), &[], 4, "ollamax approve task_00000000000000000000000000000003").await;
+    check(waiting(), waiting(), &["--no-wait"], 0, "task_00000000000000000000000000000003 is waiting").await;
+}
+
+#[tokio::test]
+async fn approval_is_a_yes_unless_it_is_denied() {
+    let daemon = Daemon::start(lab::script()).await;
+    for (words, expected) in [(&["approve", "task_1"][..], true), (&["approve", "task_1", "--deny"][..], false)] {
+        let said = run(&daemon, words).await;
+        assert_eq!(said.exit, 0, "{said:?}");
+        let asked = DecideTaskRequest::decode(&*daemon.last_request("DecideTask")).expect("a request");
+        assert_eq!((asked.id.as_str(), asked.approved), ("task_1", expected));
+    }
 }
 
 #[tokio::test]

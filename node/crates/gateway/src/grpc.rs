@@ -25,8 +25,8 @@ use tracing::Instrument as _;
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_proto::v1::{
-    admin_server, backup_server, events_server, kv_server, models_server, raft_admin_server, tools_server,
-    versions_server,
+    admin_server, backup_server, events_server, kv_server, models_server, raft_admin_server, tasks_server,
+    tools_server, versions_server,
 };
 use ollamax_scheduler as scheduler;
 use ollamax_tools::catalogue::ARGUMENTS_BYTES_MAX;
@@ -56,6 +56,7 @@ mod raft;
 mod registry;
 mod settings;
 pub mod status;
+mod tasks;
 mod tokens;
 mod tools;
 mod upgrade;
@@ -128,6 +129,7 @@ impl Admin {
         let routes = routes.add_service(raft_admin_server::RaftAdminServer::new(consensus));
         let routes = routes.add_service(versions_server::VersionsServer::new(upkeep));
         let routes = routes.add_service(models_server::ModelsServer::new(pulls.clone()));
+        let routes = routes.add_service(tasks_server::TasksServer::new(tasks::Tasks(tools.clone())));
         let tools = tools_server::ToolsServer::new(tools::Tools(tools));
         let routes = routes.add_service(tools.max_decoding_message_size(TOOL_REQUEST_BYTES_MAX));
         ollama::with_routes(routes.into_axum_router(), pulls).layer(middleware::from_fn(identify)).into()

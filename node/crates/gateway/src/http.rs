@@ -18,6 +18,7 @@ use axum::extract::{Request, State};
 use axum::http::{Response, StatusCode, header};
 use axum::middleware;
 use axum::routing::{any, get, post};
+use futures::FutureExt as _;
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -45,6 +46,7 @@ pub(crate) mod progress;
 pub(crate) mod pull;
 pub(crate) mod request;
 mod serve;
+mod tasks;
 mod tools;
 mod unserved;
 
@@ -183,6 +185,12 @@ impl OpenDoor {
 /// All routes of the door.
 pub fn router(parts: Parts) -> Router {
     let door = Arc::new(OpenDoor::new(parts));
+    let weak = Arc::downgrade(&door);
+    // Weak: the tools belong to the door, and would keep it otherwise.
+    door.parts.tools.inference().fill(move |api, request| {
+        let door = weak.upgrade()?;
+        Some(async move { infer::answer(&door, api, request).await }.boxed())
+    });
     let inference = |api: Api| {
         post(move |State(door): State<Arc<OpenDoor>>, request: Request| async move {
             infer::answer(&door, api, request).await
@@ -204,7 +212,10 @@ pub fn router(parts: Parts) -> Router {
         .route("/metrics", get(health::metrics))
         .route("/mcp", assistants)
         .route("/tools", get(tools::list))
-        .route("/tools/{name}", post(tools::call));
+        .route("/tools/{name}", post(tools::call))
+        .route("/tasks", get(tasks::list))
+        .route("/tasks/{id}", get(tasks::show))
+        .route("/tasks/{id}/cancel", post(tasks::cancel));
     for api in Api::ALL {
         router = router.route(api.path(), inference(api));
     }

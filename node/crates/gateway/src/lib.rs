@@ -13,6 +13,7 @@ pub mod registry;
 pub mod rules;
 pub mod wishfile;
 
+mod inference;
 mod order;
 #[cfg(test)]
 mod samples;
@@ -20,6 +21,7 @@ mod toolbox;
 
 pub use config::{Config, Pull};
 pub use error::{ApiError, Shape};
+pub use inference::{InferenceSlot, inference_port};
 pub use lab::Config as RegistryConfig;
 pub use metrics::Metrics;
 pub use toolbox::Toolbox;

@@ -1,18 +1,23 @@
 //! The tools of a node at its doors: a call is made, counted, and written down, whichever door it came through.
 //!
 //! Always: one line in the log and one count for each call, also where the caller left before it ended. The line says
-//! who called what with which arguments; what their schema marks as secret, and what it does not know, is hidden.
+//! who called what with which arguments, and which task came of it; what their schema marks as secret, and what it does
+//! not know, is hidden.
 
+use std::fmt;
 use std::sync::Arc;
 
 use prometheus::Registry;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use ollamax_tools::{CallError, Caller, Catalogue};
+use ollamax_tools::{CallError, Caller, Catalogue, Progress, Started, Tasks};
 use ollamax_types::ErrorCode;
 
+use crate::inference::InferenceSlot;
 use crate::metrics::{ToolMetrics, UNKNOWN_TOOL};
+
+mod tasks;
 
 /// Characters of a call's arguments in the log.
 const ARGUMENTS_CHARS_MAX: usize = 1_000;
@@ -20,10 +25,19 @@ const ARGUMENTS_CHARS_MAX: usize = 1_000;
 const NAME_CHARS_MAX: usize = 64;
 
 /// The tools of a node. Clones are the same tools, with the same counts and the same limits.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Toolbox {
     catalogue: Arc<Catalogue>,
     metrics: ToolMetrics,
+    /// `None`: nothing here takes longer than its call.
+    tasks: Option<Arc<dyn Tasks>>,
+    inference: InferenceSlot,
+}
+
+impl fmt::Debug for Toolbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Toolbox").finish_non_exhaustive()
+    }
 }
 
 /// How a call ended.
@@ -45,6 +59,8 @@ struct Call {
     request: String,
     subject: String,
     arguments: String,
+    /// The task that came of it.
+    task: Option<String>,
     started_at: Instant,
     outcome: Outcome,
 }
@@ -59,7 +75,19 @@ impl Toolbox {
     pub fn new(catalogue: Catalogue, registry: &Registry) -> Result<Self, prometheus::Error> {
         let metrics = ToolMetrics::default();
         metrics.register(registry)?;
-        Ok(Self { catalogue: Arc::new(catalogue), metrics })
+        Ok(Self { catalogue: Arc::new(catalogue), metrics, ..Self::default() })
+    }
+
+    /// With the tasks that its tools begin; the catalogue has the same ones.
+    #[must_use]
+    pub fn with_tasks(self, tasks: Arc<dyn Tasks>) -> Self {
+        Self { tasks: Some(tasks), ..self }
+    }
+
+    /// With what its tools ask models through. The clients' door that is opened with this toolbox fills it.
+    #[must_use]
+    pub fn with_inference(self, inference: InferenceSlot) -> Self {
+        Self { inference, ..self }
     }
 
     /// What there is.
@@ -68,22 +96,59 @@ impl Toolbox {
         &self.catalogue
     }
 
-    /// Calls a tool.
+    /// What tools ask models through.
+    pub(crate) const fn inference(&self) -> &InferenceSlot {
+        &self.inference
+    }
+
+    /// Calls a tool. One that begins a task comes back at once.
     ///
     /// # Errors
-    /// As [`Catalogue::call`].
-    pub(crate) async fn call(&self, caller: Caller, name: &str, arguments: Value) -> Result<Value, CallError> {
+    /// As [`Catalogue::start`].
+    pub(crate) async fn start(
+        &self,
+        caller: Caller,
+        name: &str,
+        arguments: Value,
+        progress: Progress,
+    ) -> Result<Started, CallError> {
         let mut call = Call::begin(self, &caller, name, &arguments);
-        let answer = self.catalogue.call(caller, name, arguments).await;
-        call.outcome = Outcome::of(&answer);
-        answer
+        Ok(match call.start(&self.catalogue, caller, name, arguments, progress).await? {
+            Started::Task(task) => Started::Task(tasks::told(task)),
+            answered @ Started::Answered(_) => answered,
+        })
+    }
+
+    /// Calls a tool. Where it begins a task, the call waits for it; for how long, and what is answered then, says
+    /// [`Self::waited`].
+    ///
+    /// # Errors
+    /// As [`Catalogue::start`], and when the task fails.
+    pub(crate) async fn call(
+        &self,
+        caller: Caller,
+        name: &str,
+        arguments: Value,
+        progress: Progress,
+    ) -> Result<Value, CallError> {
+        let mut call = Call::begin(self, &caller, name, &arguments);
+        match call.start(&self.catalogue, caller, name, arguments, progress.clone()).await? {
+            Started::Answered(value) => Ok(value),
+            Started::Task(task) => {
+                // Who leaves meanwhile leaves the call; the task goes on.
+                call.outcome = Outcome::Left;
+                let answer = self.waited(task, &progress).await.map_err(CallError::from);
+                call.outcome = Outcome::of(&answer);
+                answer
+            }
+        }
     }
 }
 
 // === impl Outcome ===
 
 impl Outcome {
-    const fn of(answer: &Result<Value, CallError>) -> Self {
+    const fn of<T>(answer: &Result<T, CallError>) -> Self {
         match answer {
             Ok(_) => Self::Answered,
             Err(CallError::Failed(error)) => Self::Refused(error.code),
@@ -122,9 +187,26 @@ impl Call {
             request: caller.request.to_string(),
             subject: caller.principal.subject().to_string(),
             arguments: shown.to_string().chars().take(ARGUMENTS_CHARS_MAX).collect(),
+            task: None,
             started_at: Instant::now(),
             outcome: Outcome::Left,
         }
+    }
+
+    async fn start(
+        &mut self,
+        catalogue: &Catalogue,
+        caller: Caller,
+        name: &str,
+        arguments: Value,
+        progress: Progress,
+    ) -> Result<Started, CallError> {
+        let started = catalogue.start(caller, name, arguments, progress).await;
+        if let Ok(Started::Task(task)) = &started {
+            self.task = Some(task.id.clone());
+        }
+        self.outcome = Outcome::of(&started);
+        started
     }
 }
 
@@ -139,6 +221,7 @@ impl Drop for Call {
             gen_ai.tool.name = self.sent,
             principal = self.subject,
             arguments = self.arguments,
+            task = self.task.as_deref(),
             outcome = self.outcome.as_str(),
             code = self.outcome.code(),
             took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),

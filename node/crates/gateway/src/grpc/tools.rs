@@ -8,11 +8,11 @@ use tonic::Request;
 
 use ollamax_proto::v1;
 use ollamax_proto::v1::tools_server;
-use ollamax_tools::{CallError, Caller, Principal, Tool, ToolError};
+use ollamax_tools::{CallError, Caller, Principal, Progress, Started, Tool, ToolError};
 use ollamax_types::ErrorCode;
 
 use super::daemon::AdminError;
-use super::{Reply, SocketUser, id_of, reply};
+use super::{Reply, SocketUser, id_of, reply, tasks};
 use crate::toolbox::Toolbox;
 
 /// What shows the tools there are.
@@ -36,7 +36,7 @@ impl Tools {
     }
 
     async fn call(&self, caller: Caller, asked: v1::CallToolRequest) -> Result<v1::CallToolReply, AdminError> {
-        let v1::CallToolRequest { name, arguments_json } = asked;
+        let v1::CallToolRequest { name, arguments_json, no_wait } = asked;
         let arguments = if arguments_json.is_empty() {
             json!({})
         } else {
@@ -45,8 +45,16 @@ impl Tools {
                 AdminError::new(ErrorCode::BadRequest, "the arguments are no JSON", error.to_string(), next)
             })?
         };
-        let result = self.0.call(caller, &name, arguments).await.map_err(refused)?;
-        Ok(v1::CallToolReply { result_json: result.to_string() })
+        let progress = Progress::nobody();
+        let answer = if no_wait {
+            self.0.start(caller, &name, arguments, progress).await
+        } else {
+            self.0.call(caller, &name, arguments, progress).await.map(Started::Answered)
+        };
+        Ok(match answer.map_err(refused)? {
+            Started::Answered(value) => v1::CallToolReply { result_json: value.to_string(), task: None },
+            Started::Task(task) => v1::CallToolReply { result_json: String::new(), task: Some(tasks::view(task)) },
+        })
     }
 }
 
@@ -78,7 +86,7 @@ fn refused(error: CallError) -> AdminError {
 }
 
 /// The user whose program asks.
-fn caller_of<T>(request: &Request<T>) -> Result<Caller, AdminError> {
+pub(super) fn caller_of<T>(request: &Request<T>) -> Result<Caller, AdminError> {
     let user = request.extensions().get::<SocketUser>();
     let nobody = || {
         let why = "the system does not say which user opened the socket";

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::request::Parts as Head;
 use axum::http::{HeaderMap, Method, Response, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::Full;
@@ -18,12 +19,19 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use crate::http::{OpenDoor, body, edge, loopback};
+use ollamax_tools::Caller;
 
+use crate::http::{OpenDoor, body, edge, loopback};
+use crate::toolbox::Toolbox;
+
+mod listen;
+mod progress;
 mod refusal;
 pub(crate) mod rules;
 mod server;
+mod tasks;
 
+use self::listen::Watched;
 use self::refusal::Refusal;
 use self::server::Server;
 
@@ -36,9 +44,10 @@ const VERSION_HEADER: &str = "mcp-protocol-version";
 /// The protocol, ready for requests.
 pub(crate) type Service = StreamableHttpService<Server, NeverSessionManager>;
 
-/// A message that was let in.
+/// A message that was let in; its caller stands beside it.
 struct Admitted {
-    request: axum::http::Request<Full<Bytes>>,
+    head: Head,
+    bytes: Bytes,
     is_json: bool,
     _held: Option<body::Held>,
 }
@@ -67,17 +76,25 @@ pub(crate) fn service(door: &OpenDoor) -> Service {
 
 /// Answers one request.
 pub(crate) async fn answer(door: &OpenDoor, service: &Service, request: Request) -> Response<Body> {
-    let Admitted { request, is_json, _held } = match admit(door, request).await {
-        Ok(admitted) => admitted,
-        Err(refusal) => return refusal.into_response(),
-    };
+    match admit(door, request).await {
+        Ok(admitted) => hand_over(&door.parts.tools, service, admitted).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// Lets the protocol answer a message.
+async fn hand_over(tools: &Toolbox, service: &Service, admitted: Admitted) -> Response<Body> {
+    let Admitted { mut head, bytes, is_json, _held } = admitted;
+    let caller = head.extensions.get::<Caller>();
+    let watched = caller.map(|caller| Watched::of(tools, caller, &bytes)).unwrap_or_default();
+    head.extensions.insert(watched.clone());
     // What the protocol remembers of a request is large.
-    let response = Box::pin(service.handle(request)).await;
+    let response = Box::pin(service.handle(axum::http::Request::from_parts(head, Full::new(bytes)))).await;
     if is_json && response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
         // It is JSON, so it is the message that cannot be read.
         return Refusal::no_request().into_response();
     }
-    response.map(Body::new)
+    response.map(|body| watched.acknowledge(Body::new(body)))
 }
 
 /// Decides who calls, and reads the message.
@@ -96,7 +113,7 @@ async fn admit(door: &OpenDoor, request: Request) -> Result<Admitted, Refusal> {
     } else {
         (Bytes::new(), None)
     };
-    Ok(Admitted { request: axum::http::Request::from_parts(head, Full::new(bytes)), is_json, _held: held })
+    Ok(Admitted { head, bytes, is_json, _held: held })
 }
 
 /// One message, which is JSON.

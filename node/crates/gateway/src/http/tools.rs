@@ -2,22 +2,28 @@
 //! speak no MCP.
 //!
 //! Handlers only translate. Who may call, from which pages, what is checked and what is written down is the same as at
-//! `/mcp`; a refusal has its code's HTTP status and says what to do next.
+//! `/mcp`; a refusal has its code's HTTP status and says what to do next. What takes long is waited for, or answered
+//! with the task that it is done in ([`super::tasks`]).
 
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::request::Parts as Head;
-use axum::http::{HeaderValue, Response, header};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
-use ollamax_tools::{CallError, Caller, Tool, ToolError};
+use ollamax_tools::{CallError, Caller, Progress, Started, Tool, ToolError};
 use ollamax_types::ErrorCode;
 
 use crate::error::{ApiError, Shape};
 use crate::http::mcp::{MESSAGE_BYTES_MAX, rules};
-use crate::http::{OpenDoor, body, edge, loopback};
+use crate::http::{OpenDoor, body, edge, loopback, tasks};
+
+/// In which header a caller says how it wants to be answered.
+const PREFER: &str = "prefer";
+/// That it does not want to wait.
+pub(super) const RESPOND_ASYNC: &str = "respond-async";
 
 /// `GET /tools`
 pub(crate) async fn list(State(door): State<Arc<OpenDoor>>, request: Request) -> Response<Body> {
@@ -36,19 +42,36 @@ pub(crate) async fn call(
     Path(name): Path<String>,
     request: Request,
 ) -> Response<Body> {
-    answered(try_call(&door, &name, request).await)
+    match try_call(&door, &name, request).await {
+        Ok(Started::Answered(value)) => answered(Ok(value)),
+        Ok(Started::Task(task)) => tasks::accepted(&task),
+        Err(error) => answered(Err(error)),
+    }
 }
 
-async fn try_call(door: &OpenDoor, name: &str, request: Request) -> Result<Value, ApiError> {
+/// Waits for the answer of a tool that works in a task, unless the caller prefers not to.
+async fn try_call(door: &OpenDoor, name: &str, request: Request) -> Result<Started, ApiError> {
     let host = edge::host_of(&request);
     let (head, client_body) = request.into_parts();
     let caller = caller_of(door, &head, &host)?;
     let held = body::read_up_to(door, &head.headers, client_body, MESSAGE_BYTES_MAX).await?;
     let arguments = read_arguments(&held.bytes)?;
-    Ok(door.parts.tools.call(caller, name, arguments).await?)
+    let tools = &door.parts.tools;
+    if prefers_no_wait(&head.headers) {
+        return Ok(tools.start(caller, name, arguments, Progress::nobody()).await?);
+    }
+    Ok(Started::Answered(tools.call(caller, name, arguments, Progress::nobody()).await?))
 }
 
-fn caller_of(door: &OpenDoor, head: &Head, host: &str) -> Result<Caller, ApiError> {
+/// `Prefer: respond-async` (RFC 7240).
+fn prefers_no_wait(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(PREFER).into_iter().filter_map(|line| line.to_str().ok());
+    let mut wishes = lines.flat_map(|line| line.split(',')).filter_map(|wish| wish.split(';').next());
+    wishes.any(|wish| wish.trim().eq_ignore_ascii_case(RESPOND_ASYNC))
+}
+
+/// Who calls, where that is a program of this machine and no page of elsewhere.
+pub(super) fn caller_of(door: &OpenDoor, head: &Head, host: &str) -> Result<Caller, ApiError> {
     let (hostname, bound) = (&door.parts.hostname, door.parts.bound);
     let hosts = rules::hosts(hostname, bound);
     let origins = rules::origins(&door.parts.config.origins, hostname, bound);
@@ -82,14 +105,41 @@ impl From<CallError> for ApiError {
     }
 }
 
-fn answered(answer: Result<Value, ApiError>) -> Response<Body> {
+/// An answer as it is told over plain HTTP.
+pub(super) fn answered(answer: Result<Value, ApiError>) -> Response<Body> {
     match answer {
-        Ok(value) => {
-            let mut response = Response::new(Body::from(value.to_string()));
-            let json = HeaderValue::from_static("application/json; charset=utf-8");
-            response.headers_mut().insert(header::CONTENT_TYPE, json);
-            response
-        }
+        Ok(value) => told(StatusCode::OK, &value),
         Err(error) => error.into_response(Shape::Ollama),
+    }
+}
+
+/// A value under a status.
+pub(super) fn told(status: StatusCode, value: &Value) -> Response<Body> {
+    let mut response = Response::new(Body::from(value.to_string()));
+    *response.status_mut() = status;
+    let json = HeaderValue::from_static("application/json; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_prefers_not_to_wait_is_understood_among_other_wishes() {
+        let check = |lines: &[&'static str], expected: bool| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(PREFER, HeaderValue::from_static(line));
+            }
+            assert_eq!(prefers_no_wait(&headers), expected, "{lines:?}");
+        };
+        check(&["respond-async"], true);
+        check(&["Respond-Async; foo=1, wait=10"], true);
+        check(&["return=minimal", "wait=10 , respond-async"], true);
+        check(&[], false);
+        check(&["wait=10"], false);
+        check(&["respond-asynchronously"], false);
     }
 }

@@ -13,6 +13,7 @@ mod removing;
 mod routes;
 mod socket;
 mod streams;
+mod tasks;
 mod tokens;
 mod tools;
 mod wanted;

@@ -25,12 +25,12 @@ use tokio_util::task::TaskTracker;
 
 use ollamax_gateway::http::{ClientAddress, Door, Parts, bind, router, spawn};
 use ollamax_gateway::{Config, Toolbox};
-use ollamax_tools::{Caller, Catalogue, Class, Families, Hints, Permission, Principal, Spec, Tool, ToolError};
+use ollamax_tools::{Call, Catalogue, Class, Families, Hints, Permission, Principal, Spec, Tool, ToolError};
 use ollamax_types::ErrorCode;
 
 use crate::world::{World, call, get, text, with_m};
 
-const MODERN: &str = "2026-07-28";
+pub(crate) const MODERN: &str = "2026-07-28";
 const LEGACY: &str = "2025-06-18";
 
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -54,7 +54,7 @@ pub(crate) fn tools(signal: Option<Signal>) -> Catalogue {
     let fails = |_: Words| Err::<Words, _>(ToolError::new(ErrorCode::ModelNotFound, "nobody has it", "list_models"));
     let hints = Hints { read_only: false, ..Hints::READ };
     let manages = Spec { class: Class::LeaderWrite, permission: Permission::Manage, hints, ..spec("manages") };
-    let hangs = move |_: Caller, _: Words| {
+    let hangs = move |_: Call, _: Words| {
         let signal = signal.lock().expect("not poisoned").take();
         async move {
             let (began, _ended) = signal.expect("called once");
@@ -82,7 +82,7 @@ fn door_of(world: &World, tools: Catalogue, config: Config) -> Router {
 }
 
 /// A message from this machine.
-fn message(body: impl Into<Body>) -> Request<Body> {
+pub(crate) fn message(body: impl Into<Body>) -> Request<Body> {
     let mut request = Request::post("/mcp")
         .header("host", "localhost:11435")
         .header("content-type", "application/json")
@@ -93,7 +93,7 @@ fn message(body: impl Into<Body>) -> Request<Body> {
     request
 }
 
-fn with(mut request: Request<Body>, headers: &[(&'static str, &str)]) -> Request<Body> {
+pub(crate) fn with(mut request: Request<Body>, headers: &[(&'static str, &str)]) -> Request<Body> {
     for (name, value) in headers {
         request.headers_mut().insert(*name, value.parse().expect("a value"));
     }
@@ -126,7 +126,7 @@ fn legacy(method: &str, params: Value) -> Request<Body> {
     with(message(body.to_string()), &[("mcp-protocol-version", LEGACY)])
 }
 
-async fn json_of(response: Response<Body>) -> (u16, Value) {
+pub(crate) async fn json_of(response: Response<Body>) -> (u16, Value) {
     let status = response.status().as_u16();
     let bytes = response.into_body().collect().await.expect("whole").to_bytes();
     (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))

@@ -22,13 +22,13 @@ use ollamax_gateway::grpc::{Admin, SocketUser};
 use ollamax_gateway::http::ClientAddress;
 use ollamax_proto::v1::tools_client::ToolsClient;
 use ollamax_proto::v1::{CallToolRequest, ListToolsRequest};
-use ollamax_tools::{Caller, Catalogue, Families, Principal, Tool};
+use ollamax_tools::{Call, Catalogue, Families, Principal, Tool};
 
 use crate::desk::House;
 use crate::mcp::{Words, door, spec, tools};
 use crate::world::{call, get, header, post, text};
 
-fn local(mut request: Request<Body>) -> Request<Body> {
+pub(crate) fn local(mut request: Request<Body>) -> Request<Body> {
     request.extensions_mut().insert(ClientAddress("127.0.0.1:4711".parse().expect("an address")));
     request
 }
@@ -94,17 +94,17 @@ async fn who_is_not_on_this_machine_neither_lists_nor_calls() {
     }
 }
 
-fn by_root<T>(message: T) -> tonic::Request<T> {
+pub(crate) fn by_root<T>(message: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.extensions_mut().insert(SocketUser(0));
     request
 }
 
 fn calls(name: &str, arguments_json: &str) -> CallToolRequest {
-    CallToolRequest { name: name.to_owned(), arguments_json: arguments_json.to_owned() }
+    CallToolRequest { name: name.to_owned(), arguments_json: arguments_json.to_owned(), no_wait: false }
 }
 
-fn code(status: &Status) -> &str {
+pub(crate) fn code(status: &Status) -> &str {
     status.metadata().get(CODE_KEY).and_then(|code| code.to_str().ok()).unwrap_or_default()
 }
 
@@ -143,8 +143,8 @@ async fn who_opened_the_socket_is_who_calls() {
     let path = folder.path().join("admin.sock");
     let listener = UnixListener::bind(&path).expect("bound");
     let own = std::fs::metadata(&path).expect("there").uid();
-    let tells = Tool::new(spec("tells"), |caller: Caller, _: Words| {
-        let words = caller.principal.subject().to_string();
+    let tells = Tool::new(spec("tells"), |call: Call, _: Words| {
+        let words = call.caller.principal.subject().to_string();
         ready(Ok(Words { words, token: None })).boxed()
     });
     let all = Catalogue::new(vec![tells.expect("declared well")], &Families::All).expect("one");

@@ -1,7 +1,8 @@
 //! The protocol's words for the catalogue: what it lists, what it calls, what it says of itself.
 //!
 //! Handlers only translate. A request without a caller is refused: the door puts one beside every request that it lets
-//! in.
+//! in. A tool that works in a task is answered with the task where the client of that very request takes one; everybody
+//! else waits for it.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,16 +10,19 @@ use std::sync::Arc;
 
 use axum::http::request::Parts as Head;
 use rmcp::model::{
-    CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, CustomRequest, CustomResult,
-    DiscoverResult, ErrorCode, Implementation, ListToolsResult, PaginatedRequestParams, ProtocolVersion,
-    ServerCapabilities, ServerConfig, Tool as Shown, ToolAnnotations,
+    CacheScope, CallToolRequestParams, CallToolResponse, CancelTaskParams, CustomRequest, CustomResult, DiscoverResult,
+    ErrorCode, GetTaskParams, GetTaskResult, Implementation, ListToolsResult, PaginatedRequestParams, ProtocolVersion,
+    ServerCapabilities, ServerConfig, SubscriptionFilter, Tool as Shown, ToolAnnotations, UpdateTaskParams,
 };
-use rmcp::service::RequestContext;
+use rmcp::service::{RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::Value;
 
-use ollamax_tools::{CallError, Caller, Tool};
+use ollamax_tools::{CallError, Caller, Progress, Started, Tool};
 
+use super::listen;
+use super::progress::Hearer;
+use super::tasks::{self, Client, result};
 use crate::toolbox::Toolbox;
 
 /// How long a list may be thought to hold: it changes with the release and the configuration alone.
@@ -27,7 +31,17 @@ const TTL_MS: u64 = 60_000;
 const VERSIONS: &[ProtocolVersion] =
     &[ProtocolVersion::V_2025_06_18, ProtocolVersion::V_2025_11_25, ProtocolVersion::V_2026_07_28];
 /// Methods that rmcp reads into types of their own. What it hands over under one of these names has other params.
-const TYPED: [&str; 5] = ["initialize", "ping", "server/discover", "tools/call", "tools/list"];
+const TYPED: [&str; 9] = [
+    "initialize",
+    "ping",
+    "server/discover",
+    "subscriptions/listen",
+    "tasks/cancel",
+    "tasks/get",
+    "tasks/update",
+    "tools/call",
+    "tools/list",
+];
 /// What an assistant reads before it calls anything.
 const INSTRUCTIONS: &str = "This is one node of an OllamaMax cluster: machines that serve language models as one. Every \
                             node answers for all. Call health_check when something does not work; errors say under \
@@ -48,6 +62,27 @@ impl Server {
         let everybody = ollamax_tools::Principal::of_socket(0);
         let shown = tools.catalogue().listed(&everybody).map(|tool| (tool.spec().name, shown(tool))).collect();
         Self { tools, shown: Arc::new(shown) }
+    }
+
+    /// Calls a tool: with the task for an answer where the client takes one, else with what comes of it.
+    async fn answer(
+        &self,
+        caller: Caller,
+        client: Client,
+        name: &str,
+        arguments: Value,
+        progress: Progress,
+    ) -> Result<CallToolResponse, ErrorData> {
+        if !client.takes_tasks {
+            return told(self.tools.call(caller, name, arguments, progress).await);
+        }
+        match self.tools.start(caller, name, arguments, progress).await {
+            Ok(Started::Answered(value)) => told(Ok(value)),
+            Ok(Started::Task(task)) => {
+                Ok(CallToolResponse::Task(tasks::created(self.tools.catalogue(), &task, client)))
+            }
+            Err(error) => told(Err(error)),
+        }
     }
 }
 
@@ -72,7 +107,7 @@ fn shown(tool: &Tool) -> Shown {
         .open_world(spec.hints.open_world);
     Shown::new(spec.name, spec.description, Arc::new(tool.input().shown().clone()))
         .with_title(spec.title)
-        .with_raw_output_schema(Arc::new(tool.output().shown().clone()))
+        .with_raw_output_schema(Arc::new(tool.output().brief().clone()))
         .with_annotations(hints)
 }
 
@@ -86,11 +121,8 @@ fn caller_of(context: &RequestContext<RoleServer>) -> Result<Caller, ErrorData> 
 /// protocol.
 fn told(answer: Result<Value, CallError>) -> Result<CallToolResponse, ErrorData> {
     match answer {
-        Ok(value) => Ok(CallToolResult::structured(value).into()),
-        // As text alone: what is structured must fit the output schema.
-        Err(CallError::Failed(error)) => {
-            Ok(CallToolResult::error(vec![ContentBlock::text(error.to_json().to_string())]).into())
-        }
+        Ok(value) => Ok(result(Ok(value)).into()),
+        Err(CallError::Failed(error)) => Ok(result(Err(error)).into()),
         Err(error @ CallError::UnknownTool(_)) => Err(ErrorData::invalid_params(error.to_string(), None)),
     }
 }
@@ -98,7 +130,9 @@ fn told(answer: Result<Value, CallError>) -> Result<CallToolResponse, ErrorData>
 impl ServerHandler for Server {
     fn get_info(&self) -> ServerConfig {
         let own = Implementation::new("ollamax", env!("CARGO_PKG_VERSION")).with_title("OllamaMax");
-        ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
+        let able = ServerCapabilities::builder().enable_tools();
+        let able = if self.tools.has_tasks() { able.enable_tasks() } else { able };
+        ServerConfig::new(able.build())
             .with_protocol_version(ProtocolVersion::LATEST_WITH_INITIALIZE)
             .with_server_info(own)
             .with_instructions(INSTRUCTIONS)
@@ -133,14 +167,63 @@ impl ServerHandler for Server {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        let caller = caller_of(&context)?;
-        let arguments = Value::Object(request.arguments.unwrap_or_default());
-        tokio::select! {
+        let (caller, client) = (caller_of(&context)?, Client::of(&context));
+        let tool = self.tools.catalogue().find(&request.name);
+        let arguments = tasks::with_key(tool, request.arguments.unwrap_or_default(), &context.meta);
+        let (progress, mut hearer) = Hearer::of(&context);
+        let call = self.answer(caller, client, &request.name, Value::Object(arguments), progress);
+        let answer = tokio::select! {
             biased;
-            // A caller who left has no use for the answer; dropping the call ends it.
-            () = context.ct.cancelled() => Err(ErrorData::internal_error("the caller left", None)),
-            answer = self.tools.call(caller, &request.name, arguments) => told(answer),
-        }
+            // A caller who left has no use for the answer; dropping the call ends it, and leaves a task that it began.
+            () = context.ct.cancelled() => return Err(ErrorData::internal_error("the caller left", None)),
+            answer = call => answer,
+            never = hearer.go_on() => match never {},
+        };
+        hearer.finish().await;
+        answer
+    }
+
+    async fn get_task(
+        &self,
+        request: GetTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<GetTaskResult, ErrorData> {
+        let (caller, client) = (caller_of(&context)?, Client::of(&context));
+        let task = self.tools.task(&caller, &request.task_id).map_err(|error| tasks::refused(&error))?;
+        Ok(GetTaskResult::new(tasks::detailed(self.tools.catalogue(), &task, client)))
+    }
+
+    async fn update_task(
+        &self,
+        request: UpdateTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        let caller = caller_of(&context)?;
+        let task = self.tools.task(&caller, &request.task_id).map_err(|error| tasks::refused(&error))?;
+        let Some(yes) = tasks::decision(&task, &request.input_responses)? else { return Ok(()) };
+        let decided = self.tools.decide_task(&caller, &task.id, yes).await;
+        decided.map(drop).map_err(|error| tasks::refused(&error))
+    }
+
+    async fn cancel_task(
+        &self,
+        request: CancelTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        let caller = caller_of(&context)?;
+        let ended = self.tools.cancel_task(&caller, &request.task_id).await;
+        ended.map(drop).map_err(|error| tasks::refused(&error))
+    }
+
+    /// Of what the filter can name nothing changes while a node runs; tasks are read from the message by the door.
+    fn accepted_subscription_filter(&self, _requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
+        self.tools.has_tasks().then(SubscriptionFilter::new)
+    }
+
+    async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
+        let caller = caller_of(context.request_context())?;
+        listen::listen(&self.tools, &caller, &context).await;
+        Ok(())
     }
 
     fn get_tool(&self, name: &str) -> Option<Shown> {

@@ -1,0 +1,96 @@
+//! The words of `ollamax tool`, `ollamax task` and `ollamax approve`.
+
+use clap::{Args, Subcommand};
+
+/// Where a task may stand, as the daemon spells it.
+const STATUSES: [&str; 6] = ["waiting", "queued", "working", "completed", "failed", "cancelled"];
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ToolCommand {
+    /// The tools there are
+    #[command(after_help = "Examples:\n  ollamax tool list\n  ollamax tool list -o json | jq .tools")]
+    List,
+    /// What a tool does, and which arguments it takes
+    #[command(after_help = "Example:\n  ollamax tool describe list_nodes")]
+    Describe {
+        /// Its name
+        name: String,
+    },
+    /// Call a tool and show its result
+    #[command(after_help = "Examples:
+  ollamax tool call health_check
+  ollamax tool call list_nodes '{\"health\": \"dead\"}'
+  ollamax tool call list_models_detailed - < arguments.json
+  ollamax tool call pull_model '{\"name\": \"llama3.2\"}' --no-wait")]
+    Call(CallArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CallArgs {
+    /// Its name
+    pub(crate) name: String,
+    /// The arguments as a JSON object; `-` is standard input [default: none]
+    #[arg(value_name = "JSON")]
+    pub(crate) arguments: Option<String>,
+    /// Wait for the end of the task where the tool begins one; this is the default
+    #[arg(long, overrides_with = "no_wait")]
+    pub(crate) wait: bool,
+    /// Come back with the task where the tool begins one
+    #[arg(long, overrides_with = "wait")]
+    pub(crate) no_wait: bool,
+}
+
+// === impl CallArgs ===
+
+impl CallArgs {
+    /// Whether the end of a task is waited for.
+    pub(crate) const fn waits(&self) -> bool {
+        self.wait || !self.no_wait
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TaskCommand {
+    /// The tasks there are, oldest first; one that is over is kept for a day
+    #[command(after_help = "Examples:\n  ollamax task list\n  ollamax task list --status waiting -o json | jq .tasks")]
+    List {
+        /// Only those that stand so
+        #[arg(long, value_parser = STATUSES)]
+        status: Option<String>,
+    },
+    /// One task: how far it is, what came of it
+    #[command(
+        after_help = "Examples:\n  ollamax task show ID\n  ollamax task show ID --wait -o json | jq .task.result"
+    )]
+    Show(ShowTaskArgs),
+    /// End a task; what it has done so far stays
+    #[command(after_help = "Example:\n  ollamax task cancel ID")]
+    Cancel {
+        /// Its id, from `ollamax task list`
+        id: String,
+    },
+    /// Have a task done again that failed or was cancelled
+    #[command(after_help = "Example:\n  ollamax task retry ID && ollamax task show ID --wait")]
+    Retry {
+        /// Its id, from `ollamax task list`
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowTaskArgs {
+    /// Its id, from `ollamax task list`
+    pub(crate) id: String,
+    /// Wait until it is over
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ApproveArgs {
+    /// Its id, from `ollamax task list --status waiting`
+    pub(crate) id: String,
+    /// Refuse it: it is cancelled, and nothing happens
+    #[arg(long)]
+    pub(crate) deny: bool,
+}

@@ -1,0 +1,297 @@
+//! `ollamax task` and `ollamax approve`: what tools do that takes longer than a call.
+//!
+//! A task is on record in the cluster, and every node answers for it. This command shows, waits and decides; it may
+//! leave at any time. A wait ends at a task that waits for somebody's approval: nothing else would end it.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep_until};
+
+use ollamax_proto::v1::{
+    CancelTaskRequest, DecideTaskRequest, GetTaskRequest, ListTasksRequest, RetryTaskRequest, TaskProblem, TaskView,
+};
+use ollamax_types::ErrorCode;
+
+use crate::args::{ApproveArgs, Global, Output, ShowTaskArgs, TaskCommand};
+use crate::client;
+use crate::error::Failure;
+use crate::{output, text};
+
+/// How long the daemon may wait for news with one answer.
+const LOOK_MS: u32 = 1_000;
+/// Least time between two looks, should it not wait.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// What is drawn while it is waited for.
+const ROW: &str = "{spinner} {msg}";
+
+/// Runs one of them.
+pub(crate) async fn run(global: &Global, command: TaskCommand) -> Result<(), Failure> {
+    match command {
+        TaskCommand::List { status } => list(global, status.unwrap_or_default()).await,
+        TaskCommand::Show(ShowTaskArgs { id, wait: false }) => show(global, &look(global, &id, 0).await?),
+        TaskCommand::Show(ShowTaskArgs { id, wait: true }) => show_the_end(global, &id).await,
+        TaskCommand::Cancel { id } => {
+            let task = client::connect_tasks(global).await?.cancel_task(CancelTaskRequest { id }).await?.into_inner();
+            changed(global, &known(task.task)?)
+        }
+        TaskCommand::Retry { id } => {
+            let task = client::connect_tasks(global).await?.retry_task(RetryTaskRequest { id }).await?.into_inner();
+            changed(global, &known(task.task)?)
+        }
+    }
+}
+
+/// Says yes or no to a task that waits for it.
+pub(crate) async fn approve(global: &Global, args: ApproveArgs) -> Result<(), Failure> {
+    let request = DecideTaskRequest { id: args.id, approved: !args.deny };
+    let told = client::connect_tasks(global).await?.decide_task(request).await?.into_inner();
+    changed(global, &known(told.task)?)
+}
+
+async fn list(global: &Global, status: String) -> Result<(), Failure> {
+    let tasks = client::connect_tasks(global).await?.list_tasks(ListTasksRequest { status }).await?.into_inner().tasks;
+    if global.output == Output::Json {
+        return output::json("TaskList", json!({"tasks": tasks.iter().map(fields).collect::<Vec<_>>()}));
+    }
+    if tasks.is_empty() {
+        output::talk(global.output, "There are no such tasks. Tools begin them: ollamax tool list");
+    }
+    output::text(&table(&tasks))
+}
+
+async fn show_the_end(global: &Global, id: &str) -> Result<(), Failure> {
+    let task = tokio::select! {
+        // In this order: Ctrl-C is listened to before anything is begun.
+        biased;
+        _ = tokio::signal::ctrl_c() => return Err(left(id)),
+        task = wait(global, id) => task?,
+    };
+    result(&task)?;
+    show(global, &task)
+}
+
+/// A task, when it is over or waits for somebody.
+pub(super) async fn wait(global: &Global, id: &str) -> Result<TaskView, Failure> {
+    let drawn = output::may_draw(global.output).then(|| {
+        let bar = ProgressBar::new_spinner();
+        match ProgressStyle::with_template(ROW) {
+            Ok(style) => bar.with_style(style),
+            Err(_) => bar,
+        }
+    });
+    loop {
+        let next_look = Instant::now() + LOOK_INTERVAL;
+        let task = look(global, id, LOOK_MS).await?;
+        if is_over(&task) || is_waiting(&task) {
+            if let Some(bar) = drawn {
+                bar.finish_and_clear();
+            }
+            return Ok(task);
+        }
+        if let Some(bar) = &drawn {
+            bar.set_message(doing(&task));
+            bar.tick();
+        }
+        sleep_until(next_look).await;
+    }
+}
+
+async fn look(global: &Global, id: &str, wait_ms: u32) -> Result<TaskView, Failure> {
+    let request = GetTaskRequest { id: id.to_owned(), wait_ms };
+    known(client::connect_tasks(global).await?.get_task(request).await?.into_inner().task)
+}
+
+fn known(task: Option<TaskView>) -> Result<TaskView, Failure> {
+    let strange = || {
+        let next = "use ollamax and ollamax-node of one release: ollamax --version";
+        Failure::new(1, "the daemon's answer makes no sense here", "it has no task", next)
+    };
+    task.ok_or_else(strange)
+}
+
+/// Whoever waited does so no more.
+fn left(id: &str) -> Failure {
+    Failure::new(130, "interrupted", "the task goes on", format!("ollamax task show {id} --wait"))
+}
+
+fn is_over(task: &TaskView) -> bool {
+    matches!(task.status.as_str(), "completed" | "failed" | "cancelled")
+}
+
+fn is_waiting(task: &TaskView) -> bool {
+    task.status == "waiting"
+}
+
+/// What came of a task that was waited for.
+pub(super) fn result(task: &TaskView) -> Result<Value, Failure> {
+    let TaskView { id, tool, status, .. } = task;
+    match (status.as_str(), &task.error) {
+        ("completed", _) => Ok(value(&task.result_json)),
+        ("failed", Some(TaskProblem { code, message, next })) => {
+            let next = if next.is_empty() { format!("ollamax task retry {id}") } else { next.clone() };
+            let why = format!("it is task {id}, and was begun {} times", task.attempt);
+            Err(match ErrorCode::from_text(code) {
+                Some(code) => Failure::told(code, message, &why, &next),
+                // A code of a later release.
+                None => Failure::new(1, message.as_str(), why, next),
+            })
+        }
+        ("waiting", _) => {
+            let next = format!("ollamax approve {id}; then ollamax task show {id} --wait");
+            Err(Failure::new(4, format!("{tool} waits for approval"), format!("it is task {id}"), next))
+        }
+        _ => {
+            let next = format!("ollamax task retry {id}");
+            Err(Failure::new(4, format!("the task of {tool} is {status}"), format!("it is task {id}"), next))
+        }
+    }
+}
+
+/// Shows a task.
+fn show(global: &Global, task: &TaskView) -> Result<(), Failure> {
+    if global.output == Output::Json {
+        return output::json("Task", json!({"task": fields(task)}));
+    }
+    output::text(&page(task))
+}
+
+/// Shows a task that was just changed.
+pub(super) fn changed(global: &Global, task: &TaskView) -> Result<(), Failure> {
+    if global.output == Output::Json {
+        return show(global, task);
+    }
+    let end = if task.cancel_asked && !is_over(task) { ", and is to end" } else { "" };
+    output::line(&format!("task {} is {}{end}", task.id, task.status))?;
+    let next = if is_waiting(task) { "approve" } else { "task show" };
+    let wait = if is_waiting(task) || is_over(task) { "" } else { " --wait" };
+    output::talk(global.output, &format!("Next: ollamax {next} {}{wait}", task.id));
+    Ok(())
+}
+
+fn table(tasks: &[TaskView]) -> String {
+    let rows = tasks.iter().map(|task| {
+        vec![
+            task.id.clone(),
+            task.tool.clone(),
+            task.status.clone(),
+            task.node.clone().unwrap_or_default(),
+            share(task),
+            task.created_at.clone(),
+            text::in_one_line(task.text.as_bytes()),
+        ]
+    });
+    output::table(&["ID", "TOOL", "STATUS", "NODE", "DONE", "WANTED AT", "NOTE"], rows.collect())
+}
+
+fn page(task: &TaskView) -> String {
+    let mut page = format!("{}: {}\n\n", task.id, task.tool);
+    let line = |name: &str, value: &str| if value.is_empty() { String::new() } else { format!("{name:<10}{value}\n") };
+    let end = if task.cancel_asked && !is_over(task) { ", and is to end" } else { "" };
+    page += &line("status", &format!("{}{end}", task.status));
+    page += &line("node", task.node.as_deref().unwrap_or_default());
+    page += &line("attempt", &if task.attempt == 0 { String::new() } else { task.attempt.to_string() });
+    page += &line("done", &share(task));
+    page += &line("note", &text::in_one_line(task.text.as_bytes()));
+    page += &line("wanted by", &task.subject);
+    page += &line("wanted at", &task.created_at);
+    page += &line("changed", &task.updated_at);
+    if let Some(TaskProblem { message, next, .. }) = &task.error {
+        page += &line("failed", &text::in_one_line(message.as_bytes()));
+        page += &line("try", &text::in_one_line(next.as_bytes()));
+    }
+    if !task.result_json.is_empty() {
+        let result = value(&task.result_json);
+        page +=
+            &format!("\nResult:\n{}\n", serde_json::to_string_pretty(&result).unwrap_or_else(|_| result.to_string()));
+    }
+    page
+}
+
+/// What it does, where somebody watches.
+fn doing(task: &TaskView) -> String {
+    let place = task.node.as_ref().map(|node| format!(" on {node}")).unwrap_or_default();
+    let parts = [format!("{}{place}", task.status), share(task), text::in_one_line(task.text.as_bytes())];
+    let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    parts.join(", ")
+}
+
+/// Which part is done, where the whole is known.
+fn share(task: &TaskView) -> String {
+    match task.total {
+        Some(total) if total > 0 => {
+            let percent = u128::from(task.done.min(total)) * 100 / u128::from(total);
+            format!("{percent} %")
+        }
+        _ => String::new(),
+    }
+}
+
+/// What a task brought, as it was told.
+fn value(json: &str) -> Value {
+    serde_json::from_str(json).unwrap_or_else(|_| Value::String(json.to_owned()))
+}
+
+fn fields(task: &TaskView) -> Value {
+    let result = (!task.result_json.is_empty()).then(|| value(&task.result_json));
+    let error = task.error.as_ref().map(|TaskProblem { code, message, next }| {
+        let next = (!next.is_empty()).then_some(next);
+        json!({"code": code, "message": message, "next": next})
+    });
+    json!({
+        "id": task.id,
+        "tool": task.tool,
+        "status": task.status,
+        "node": task.node,
+        "attempt": task.attempt,
+        "priority": task.priority,
+        "done": task.done,
+        "total": task.total,
+        "text": task.text,
+        "subject": task.subject,
+        "cancelAsked": task.cancel_asked,
+        "createdAt": task.created_at,
+        "updatedAt": task.updated_at,
+        "result": result,
+        "error": error,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(status: &str) -> TaskView {
+        let (id, tool, status) = ("task_1".to_owned(), "pull_model".to_owned(), status.to_owned());
+        TaskView { id, tool, status, ..TaskView::default() }
+    }
+
+    #[test]
+    fn what_was_waited_for_ends_with_its_result_or_with_its_exit_code() {
+        let check = |task: TaskView, expected: Result<Value, u8>| {
+            assert_eq!(result(&task).map_err(|failure| failure.exit()), expected, "{task:?}");
+        };
+        let failed = |code: &str| {
+            let error = TaskProblem { code: code.to_owned(), message: "it broke".to_owned(), next: String::new() };
+            TaskView { error: Some(error), ..task("failed") }
+        };
+        check(TaskView { result_json: r#"["n1"]"#.to_owned(), ..task("completed") }, Ok(json!(["n1"])));
+        check(failed("model_not_found"), Err(3));
+        check(failed("of_a_later_release"), Err(1));
+        check(task("failed"), Err(4));
+        check(task("waiting"), Err(4));
+        check(task("cancelled"), Err(4));
+    }
+
+    #[test]
+    fn a_task_is_told_in_a_line_that_stays_one() {
+        let node = Some("n2".to_owned());
+        let text = "a\nb".to_owned();
+        let shown = doing(&TaskView { node, text, done: 1, total: Some(3), ..task("working") });
+        assert_eq!(shown, "working on n2, 33 %, a\\nb");
+        assert_eq!(doing(&task("queued")), "queued");
+        let more = share(&TaskView { done: u64::MAX, total: Some(7), ..task("working") });
+        assert_eq!((more.as_str(), share(&task("working")).as_str()), ("100 %", ""));
+    }
+}

@@ -1,0 +1,226 @@
+//! Tasks in the words of the protocol's extension `io.modelcontextprotocol/tasks`.
+//!
+//! Pure. A tool that could not do what was asked has completed its task with an answer that says so: failing is kept for
+//! errors of the protocol. What waits for approval asks for it where the client can ask its user, and says elsewhere
+//! which command to type.
+
+use std::collections::BTreeMap;
+
+use rmcp::model::{
+    BooleanSchema, CallToolResult, ClientCapabilities, ContentBlock, CreateTaskResult, DetailedTask, ElicitRequest,
+    ElicitRequestParams, ElicitResult, ElicitationAction, ElicitationSchema, InputRequest, InputRequests,
+    InputResponses, JsonObject, PrimitiveSchemaDefinition, Task, TaskPayload, TaskStatus,
+};
+use rmcp::service::RequestContext;
+use rmcp::{ErrorData, RoleServer};
+use serde_json::{Map, Value};
+
+use ollamax_tools::once::KEY;
+use ollamax_tools::views::TaskView;
+use ollamax_tools::{Catalogue, Tool, ToolError};
+use ollamax_types::{ErrorClass, limits};
+
+/// Under which name a task asks for approval.
+const APPROVAL: &str = "approval";
+/// The field of the form in which it does.
+const APPROVE: &str = "approve";
+/// How often a client may look.
+const POLL_MS: u64 = 1_000;
+/// Under which a client sends what makes its call have effect once, where it cannot add to the arguments.
+const KEY_IN_META: &str = "ollamax.dev/idempotency-key";
+
+/// What the client of a request can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Client {
+    /// It takes a task for an answer.
+    pub(super) takes_tasks: bool,
+    /// It can put a form before its user.
+    pub(super) asks: bool,
+}
+
+// === impl Client ===
+
+impl Client {
+    /// By what the request itself says.
+    pub(super) fn of(context: &RequestContext<RoleServer>) -> Self {
+        context.client_capabilities().map(|said| Self::saying(&said)).unwrap_or_default()
+    }
+
+    fn saying(said: &ClientCapabilities) -> Self {
+        // Who names no mode means forms.
+        let asks = said.elicitation.as_ref().is_some_and(|modes| modes.form.is_some() || modes.url.is_none());
+        Self { takes_tasks: said.supports_tasks(), asks }
+    }
+}
+
+/// What a tool answered, or why it did not.
+pub(super) fn result(answer: Result<Value, ToolError>) -> CallToolResult {
+    match answer {
+        Ok(value) => CallToolResult::structured(value),
+        // As text alone: what is structured must fit the output schema.
+        Err(error) => CallToolResult::error(vec![ContentBlock::text(error.to_json().to_string())]),
+    }
+}
+
+/// The answer to a call that goes on in a task.
+pub(super) fn created(catalogue: &Catalogue, task: &TaskView, client: Client) -> CreateTaskResult {
+    CreateTaskResult::new(detailed(catalogue, task, client).task)
+}
+
+/// A task, with what it asks for or what came of it.
+pub(super) fn detailed(catalogue: &Catalogue, task: &TaskView, client: Client) -> DetailedTask {
+    // It is kept for so long after its end, which is no sooner than its beginning.
+    let kept = u64::try_from(limits::TASK_KEPT_FOR.as_millis()).unwrap_or(u64::MAX);
+    let mut base = Task::new(task.id.as_str(), TaskStatus::Working, task.created_at.as_str(), task.updated_at.as_str())
+        .with_ttl_ms(kept)
+        .with_poll_interval_ms(POLL_MS);
+    if !task.text.is_empty() {
+        base = base.with_status_message(task.text.as_str());
+    }
+    DetailedTask::new(base, payload(catalogue, task, client))
+}
+
+fn payload(catalogue: &Catalogue, task: &TaskView, client: Client) -> TaskPayload {
+    if task.is_waiting() && client.asks {
+        return TaskPayload::InputRequired { input_requests: approval(task) };
+    }
+    if task.status == "cancelled" {
+        return TaskPayload::Cancelled;
+    }
+    match catalogue.finished(task) {
+        Some(answer) => TaskPayload::Completed { result: object(&result(answer)) },
+        None => TaskPayload::Working,
+    }
+}
+
+fn object(result: &CallToolResult) -> JsonObject {
+    match serde_json::to_value(result) {
+        Ok(Value::Object(fields)) => fields,
+        Ok(_) | Err(_) => Map::new(),
+    }
+}
+
+/// The form that asks whether it may be done.
+fn approval(task: &TaskView) -> InputRequests {
+    let field = BooleanSchema::new().title("Do it").description("Yes: it is done. No: nothing happens.");
+    let fields = BTreeMap::from([(APPROVE.to_owned(), PrimitiveSchemaDefinition::Boolean(field))]);
+    let form = ElicitRequestParams::FormElicitationParams {
+        meta: None,
+        message: format!("{} needs your approval ({}): {}", task.tool, task.id, task.text),
+        requested_schema: ElicitationSchema::new(fields).with_required(vec![APPROVE.to_owned()]),
+    };
+    InputRequests::from([(APPROVAL.to_owned(), InputRequest::Elicitation(ElicitRequest::new(form)))])
+}
+
+/// What the user said: yes, no, or `None`: nothing, so that the task goes on waiting.
+///
+/// # Errors
+/// When the task has not asked for this, or that is no answer.
+pub(super) fn decision(task: &TaskView, responses: &InputResponses) -> Result<Option<bool>, ErrorData> {
+    let wrong = |text: String| Err(ErrorData::invalid_params(text, None));
+    if let Some(other) = responses.keys().find(|name| !task.is_waiting() || *name != APPROVAL) {
+        return wrong(format!("the task does not ask for {other:?}; tasks/get says what it asks for"));
+    }
+    let Some(answer) = responses.get(APPROVAL) else {
+        return wrong(format!("inputResponses has no {APPROVAL:?}; tasks/get says what the task asks for"));
+    };
+    let said = match serde_json::from_value::<ElicitResult>(answer.clone()) {
+        Ok(said) => said,
+        Err(error) => return wrong(format!("the answer to {APPROVAL:?} is none to a form: {error}")),
+    };
+    if said.action == ElicitationAction::Cancel {
+        return Ok(None);
+    }
+    if said.action != ElicitationAction::Accept {
+        return Ok(Some(false));
+    }
+    match said.content.and_then(|content| content.get(APPROVE).and_then(Value::as_bool)) {
+        Some(yes) => Ok(Some(yes)),
+        None => wrong(format!("the answer to {APPROVAL:?} says neither true nor false to {APPROVE:?}")),
+    }
+}
+
+/// The arguments of a call, with the key that came beside them where the tool takes one and they have none.
+pub(super) fn with_key(tool: Option<&Tool>, mut arguments: JsonObject, meta: &JsonObject) -> JsonObject {
+    let known = tool.and_then(|tool| tool.input().shown().get("properties"));
+    let takes_one = known.is_some_and(|known| known.get(KEY).is_some());
+    if let Some(key) = meta.get(KEY_IN_META).filter(|_| takes_one && !arguments.contains_key(KEY)) {
+        arguments.insert(KEY.to_owned(), key.clone());
+    }
+    arguments
+}
+
+/// An error of the protocol for what cannot be done with a task.
+pub(super) fn refused(error: &ToolError) -> ErrorData {
+    let told = Some(error.to_json());
+    match error.code.class() {
+        ErrorClass::NotFound | ErrorClass::Validation | ErrorClass::Permission | ErrorClass::Conflict => {
+            ErrorData::invalid_params(error.message.clone(), told)
+        }
+        _ => ErrorData::internal_error(error.message.clone(), told),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn task(status: &str) -> TaskView {
+        let (id, text) = ("task_1".to_owned(), "m goes".to_owned());
+        TaskView { id, text, tool: "drops".to_owned(), status: status.to_owned(), ..TaskView::default() }
+    }
+
+    fn responses(value: Value) -> InputResponses {
+        serde_json::from_value(value).expect("an object")
+    }
+
+    #[test]
+    fn a_client_can_do_what_its_request_says() {
+        let check = |said: Value, takes_tasks: bool, asks: bool| {
+            let said: ClientCapabilities = serde_json::from_value(said).expect("capabilities");
+            assert_eq!(Client::saying(&said), Client { takes_tasks, asks }, "{said:?}");
+        };
+        check(json!({}), false, false);
+        check(json!({"elicitation": {}}), false, true);
+        check(json!({"elicitation": {"form": {}, "url": {}}}), false, true);
+        check(json!({"elicitation": {"url": {}}}), false, false);
+        check(json!({"extensions": {"io.modelcontextprotocol/tasks": {}}}), true, false);
+    }
+
+    #[test]
+    fn what_waits_asks_who_can_be_asked_and_tells_everybody_else() {
+        let (catalogue, asks) = (Catalogue::default(), Client { asks: true, takes_tasks: true });
+        let shown = serde_json::to_value(detailed(&catalogue, &task("waiting"), asks)).expect("JSON");
+        assert_eq!((&shown["status"], &shown["statusMessage"]), (&json!("input_required"), &json!("m goes")));
+        assert_eq!((&shown["pollIntervalMs"], &shown["ttlMs"]), (&json!(1_000), &json!(86_400_000)));
+        let asked = &shown["inputRequests"]["approval"];
+        assert_eq!(asked["method"], "elicitation/create", "{shown}");
+        assert_eq!(asked["params"]["requestedSchema"]["required"], json!(["approve"]), "{shown}");
+        assert!(asked["params"]["message"].as_str().is_some_and(|text| text.contains("m goes")), "{shown}");
+        let told = serde_json::to_value(detailed(&catalogue, &task("waiting"), Client::default())).expect("JSON");
+        assert_eq!((&told["status"], told.get("inputRequests")), (&json!("working"), None));
+        let over = serde_json::to_value(detailed(&catalogue, &task("cancelled"), asks)).expect("JSON");
+        assert_eq!(over["status"], "cancelled");
+    }
+
+    #[test]
+    fn only_an_answer_to_what_was_asked_decides() {
+        let check = |status: &str, said: Value, expected: Result<Option<bool>, ()>| {
+            let found = decision(&task(status), &responses(said.clone())).map_err(|_| ());
+            assert_eq!(found, expected, "{status} {said}");
+        };
+        let yes = json!({"approval": {"action": "accept", "content": {"approve": true}}});
+        check("waiting", yes.clone(), Ok(Some(true)));
+        check("waiting", json!({"approval": {"action": "accept", "content": {"approve": false}}}), Ok(Some(false)));
+        check("waiting", json!({"approval": {"action": "decline"}}), Ok(Some(false)));
+        check("waiting", json!({"approval": {"action": "cancel"}}), Ok(None));
+        check("waiting", json!({"approval": {"action": "accept", "content": {"approve": "yes"}}}), Err(()));
+        check("waiting", json!({"approval": {"action": "accept"}}), Err(()));
+        check("waiting", json!({"approval": true}), Err(()));
+        check("waiting", json!({}), Err(()));
+        check("waiting", json!({"colour": {"action": "decline"}}), Err(()));
+        check("working", yes, Err(()));
+    }
+}

@@ -1,0 +1,89 @@
+//! The tasks of tools over plain HTTP: `GET /tasks` shows them, `GET /tasks/ID` one, `POST /tasks/ID/cancel` ends it.
+//!
+//! Handlers only translate. A caller sees the tasks that it began; who may call at all is decided as for
+//! [`super::tools`].
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use ollamax_tools::views::TaskView;
+use ollamax_tools::{CallError, Caller, ToolError};
+
+use crate::error::ApiError;
+use crate::http::tools::{RESPOND_ASYNC, answered, caller_of, told};
+use crate::http::{OpenDoor, edge};
+
+/// Which wish of the caller was heeded.
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// Which tasks are shown.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Shown {
+    /// Empty: all.
+    status: String,
+}
+
+/// `GET /tasks`
+pub(crate) async fn list(
+    State(door): State<Arc<OpenDoor>>,
+    Query(Shown { status }): Query<Shown>,
+    request: Request,
+) -> Response<Body> {
+    let found = who(&door, request).and_then(|caller| door.parts.tools.tasks(&caller, &status).map_err(refused));
+    answered(found.map(|tasks| json!({"tasks": tasks})))
+}
+
+/// `GET /tasks/{id}`
+pub(crate) async fn show(
+    State(door): State<Arc<OpenDoor>>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Response<Body> {
+    let found = who(&door, request).and_then(|caller| door.parts.tools.task(&caller, &id).map_err(refused));
+    answered(found.map(|task| one(&task)))
+}
+
+/// `POST /tasks/{id}/cancel`
+pub(crate) async fn cancel(
+    State(door): State<Arc<OpenDoor>>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Response<Body> {
+    let caller = match who(&door, request) {
+        Ok(caller) => caller,
+        Err(error) => return answered(Err(error)),
+    };
+    let ended = door.parts.tools.cancel_task(&caller, &id).await;
+    answered(ended.map(|task| one(&task)).map_err(refused))
+}
+
+/// What is told of a call that goes on in a task.
+pub(super) fn accepted(task: &TaskView) -> Response<Body> {
+    let mut response = told(StatusCode::ACCEPTED, &one(task));
+    let headers = response.headers_mut();
+    headers.insert(PREFERENCE_APPLIED, HeaderValue::from_static(RESPOND_ASYNC));
+    if let Ok(place) = HeaderValue::from_str(&format!("/tasks/{}", task.id)) {
+        headers.insert(header::LOCATION, place);
+    }
+    response
+}
+
+fn who(door: &OpenDoor, request: Request) -> Result<Caller, ApiError> {
+    let host = edge::host_of(&request);
+    let (head, _) = request.into_parts();
+    caller_of(door, &head, &host)
+}
+
+fn one(task: &TaskView) -> Value {
+    json!({"task": task})
+}
+
+fn refused(error: ToolError) -> ApiError {
+    CallError::Failed(error).into()
+}

@@ -1,0 +1,214 @@
+//! The tasks behind the doors: who may see which, who may do what with one, and how a caller waits for its own.
+//!
+//! Always: a task that a caller may not see is, to that caller, none. What waits for approval says so in its text, with
+//! the command to type.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::watch;
+
+use ollamax_tools::views::TaskView;
+use ollamax_tools::{Caller, Permission, Progress, TASK_WAIT_MAX, Tasks, ToolError};
+use ollamax_types::{ErrorClass, ErrorCode};
+
+use super::Toolbox;
+
+/// Characters of an id that nobody knows, where it is told.
+const ID_CHARS_MAX: usize = 64;
+
+/// What a caller wants of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Cancel,
+    Retry,
+    Approve,
+    Deny,
+}
+
+// === impl Wish ===
+
+impl Wish {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::Retry => "retry",
+            Self::Approve => "approve",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+// === impl Toolbox ===
+
+impl Toolbox {
+    /// Whether anything here can take longer than its call.
+    pub(crate) const fn has_tasks(&self) -> bool {
+        self.tasks.is_some()
+    }
+
+    /// Ticks when a task may have changed; `None` where there are none.
+    pub(crate) fn changes(&self) -> Option<watch::Receiver<u64>> {
+        self.tasks.as_ref()?.changes()
+    }
+
+    /// A task.
+    ///
+    /// # Errors
+    /// When there is none of this id that the caller may see, or the state cannot be read.
+    pub(crate) fn task(&self, caller: &Caller, id: &str) -> Result<TaskView, ToolError> {
+        match self.port(id)?.task(id) {
+            Ok(task) if task.is_seen_by(&caller.principal) => Ok(told(task)),
+            Ok(_) => Err(unknown(id)),
+            Err(error) if error.code.class() == ErrorClass::NotFound => Err(unknown(id)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The tasks that the caller may see, oldest first; with a status, those that stand so.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub(crate) fn tasks(&self, caller: &Caller, status: &str) -> Result<Vec<TaskView>, ToolError> {
+        let Some(port) = &self.tasks else { return Ok(Vec::new()) };
+        let fits = |task: &TaskView| task.is_seen_by(&caller.principal) && (status.is_empty() || task.status == status);
+        let mut found: Vec<TaskView> = port.tasks()?.into_iter().filter(fits).map(told).collect();
+        found.sort_by(|one, other| (&one.created_at, &one.id).cmp(&(&other.created_at, &other.id)));
+        Ok(found)
+    }
+
+    /// Ends a task, or asks the node that works at it to.
+    ///
+    /// # Errors
+    /// As [`Self::task`], and when the change cannot be made.
+    pub(crate) async fn cancel_task(&self, caller: &Caller, id: &str) -> Result<TaskView, ToolError> {
+        self.wish(caller, id, Wish::Cancel).await
+    }
+
+    /// Puts a task that failed or was cancelled in the queue again.
+    ///
+    /// # Errors
+    /// As [`Self::cancel_task`], and when the caller may not begin tasks.
+    pub(crate) async fn retry_task(&self, caller: &Caller, id: &str) -> Result<TaskView, ToolError> {
+        self.wish(caller, id, Wish::Retry).await
+    }
+
+    /// Says yes or no to a task that waits for it.
+    ///
+    /// # Errors
+    /// As [`Self::cancel_task`], and when the caller may not begin tasks.
+    pub(crate) async fn decide_task(&self, caller: &Caller, id: &str, yes: bool) -> Result<TaskView, ToolError> {
+        self.wish(caller, id, if yes { Wish::Approve } else { Wish::Deny }).await
+    }
+
+    async fn wish(&self, caller: &Caller, id: &str, wish: Wish) -> Result<TaskView, ToolError> {
+        let answer = self.try_wish(caller, id, wish).await;
+        tracing::info!(
+            request_id = caller.request.0,
+            principal = caller.principal.subject().to_string(),
+            task = id.chars().take(ID_CHARS_MAX).collect::<String>(),
+            wish = wish.as_str(),
+            code = answer.as_ref().err().map(|error| error.code.as_str()),
+            "was asked to change a task"
+        );
+        answer
+    }
+
+    async fn try_wish(&self, caller: &Caller, id: &str, wish: Wish) -> Result<TaskView, ToolError> {
+        self.task(caller, id)?;
+        if wish != Wish::Cancel && !caller.principal.may(Permission::Manage) {
+            let message = format!("to {} a task needs the permission {}", wish.as_str(), Permission::Manage);
+            return Err(ToolError::new(ErrorCode::Forbidden, message, next_of_an_administrator(id, wish)));
+        }
+        let port = self.port(id)?;
+        let asked = match wish {
+            Wish::Cancel => port.cancel(caller, id),
+            Wish::Retry => port.retry(caller, id),
+            Wish::Approve => port.decide(caller, id, true),
+            Wish::Deny => port.decide(caller, id, false),
+        };
+        asked.await.map(told)
+    }
+
+    /// The answer of a call that began a task: what came of it once it is over; else, when the call has waited long
+    /// enough or somebody has to approve the task first, how it stands.
+    pub(super) async fn waited(&self, task: TaskView, progress: &Progress) -> Result<Value, ToolError> {
+        let task = self.catalogue.wait(task, progress, TASK_WAIT_MAX).await;
+        self.catalogue.answer(&told(task))
+    }
+
+    /// A task, when it is over, waits for somebody, or the time is.
+    ///
+    /// # Errors
+    /// As [`Self::task`].
+    pub(crate) async fn task_within(&self, caller: &Caller, id: &str, time: Duration) -> Result<TaskView, ToolError> {
+        let task = self.task(caller, id)?;
+        Ok(told(self.catalogue.wait(task, &Progress::nobody(), time.min(TASK_WAIT_MAX)).await))
+    }
+
+    fn port(&self, id: &str) -> Result<&Arc<dyn Tasks>, ToolError> {
+        self.tasks.as_ref().ok_or_else(|| unknown(id))
+    }
+}
+
+/// With the command to type where it waits for somebody.
+pub(super) fn told(task: TaskView) -> TaskView {
+    let how = format!("ollamax approve {}", task.id);
+    if !task.is_waiting() || task.text.contains(&how) {
+        return task;
+    }
+    let waits = format!("waits for approval: {how}");
+    let text = if task.text.is_empty() { waits } else { format!("{}; {waits}", task.text) };
+    TaskView { text, ..task }
+}
+
+fn unknown(id: &str) -> ToolError {
+    let id: String = id.chars().take(ID_CHARS_MAX).collect();
+    ToolError::new(ErrorCode::TaskNotFound, format!("there is no task {id:?}"), "ollamax task list")
+}
+
+fn next_of_an_administrator(id: &str, wish: Wish) -> String {
+    let command = match wish {
+        Wish::Cancel => "task cancel",
+        Wish::Retry => "task retry",
+        Wish::Approve | Wish::Deny => "approve",
+    };
+    let id: String = id.chars().take(ID_CHARS_MAX).collect();
+    format!("an administrator does this on a node: ollamax {command} {id}")
+}
+
+#[cfg(test)]
+mod tests {
+    use ollamax_tools::Principal;
+
+    use super::*;
+
+    fn caller(principal: Principal) -> Caller {
+        Caller { principal, request: Default::default() }
+    }
+
+    #[test]
+    fn what_waits_says_once_which_command_lets_it_go_on() {
+        let check = |status: &str, text: &str, expected: &str| {
+            let (status, text) = (status.to_owned(), text.to_owned());
+            let task = TaskView { id: "task_1".to_owned(), status, text, ..TaskView::default() };
+            let once = told(task);
+            assert_eq!(once.text, expected);
+            assert_eq!(told(once).text, expected);
+        };
+        check("waiting", "", "waits for approval: ollamax approve task_1");
+        check("waiting", "m goes from n2", "m goes from n2; waits for approval: ollamax approve task_1");
+        check("queued", "", "");
+        check("working", "half", "half");
+    }
+
+    #[test]
+    fn a_node_without_tasks_has_none_of_any_id() {
+        let toolbox = Toolbox::default();
+        let found = toolbox.task(&caller(Principal::of_socket(0)), &"x".repeat(5_000)).expect_err("none");
+        assert_eq!(found.code.class(), ErrorClass::NotFound);
+        assert!(found.message.len() < 100, "{found}");
+        assert_eq!(toolbox.tasks(&caller(Principal::of_socket(0)), ""), Ok(Vec::new()));
+    }
+}
