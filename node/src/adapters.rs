@@ -17,6 +17,7 @@ pub(crate) mod peers_over_net;
 pub(crate) mod placements_over_metadata;
 pub(crate) mod raft_over_net;
 pub(crate) mod request_id;
+pub(crate) mod rescan_over_net;
 pub(crate) mod runtime_over_ollama;
 pub(crate) mod status;
 pub(crate) mod store_over_runtime;

@@ -27,6 +27,17 @@ impl Pulls {
         asked: &v1::RemoveModelRequest,
         unless_pinned: bool,
     ) -> Result<v1::RemoveModelReply, AdminError> {
+        let (command, told) = self.removing(asked, unless_pinned).await?;
+        self.0.change_or_try(id, command, asked.dry_run).await?;
+        Ok(told)
+    }
+
+    /// The change that removes copies, and what is told of it.
+    pub(in crate::grpc) async fn removing(
+        &self,
+        asked: &v1::RemoveModelRequest,
+        unless_pinned: bool,
+    ) -> Result<(Command, v1::RemoveModelReply), AdminError> {
         let (name, view) = (parse(&asked.name)?, self.0.fresh(asked.dry_run).await?.view());
         let mut nodes: Vec<NodeId> = Vec::new();
         for node in &asked.nodes {
@@ -48,8 +59,7 @@ impl Pulls {
         let knows_it = read::cluster(&*view)?.is_some_and(|cluster| cluster.version >= UNLESS_PINNED_VERSION);
         let unless_pinned = unless_pinned && knows_it;
         let command = Command::DropCopies { name, nodes, forget, force: asked.force, unless_pinned };
-        self.0.change_or_try(id, command, asked.dry_run).await?;
-        Ok(told)
+        Ok((command, told))
     }
 
     /// Who is heard of those that have the model behind that.
