@@ -3,21 +3,24 @@
 use std::sync::Arc;
 
 use ollamax_family_cluster as cluster;
+use ollamax_family_inference as inference;
 use ollamax_family_models as models;
-use ollamax_tools::{Catalogue, DeclarationError, Families, Lab};
+use ollamax_tools::ports::Ports;
+use ollamax_tools::{Catalogue, DeclarationError, Families};
 
 /// The families there are.
-pub(crate) const FAMILIES: [&str; 3] = ["cluster", "health", "models"];
+pub(crate) const FAMILIES: [&str; 5] = ["cluster", "health", "inference", "models", "tools"];
 
 /// The catalogue of the families that are named; of all where none is.
 ///
 /// # Errors
 /// When a declaration contradicts itself or another one; every test of this file would have said so.
-pub(crate) fn fill(lab: &Arc<dyn Lab>, named: &[String]) -> Result<Catalogue, DeclarationError> {
-    let mut tools = cluster::tools(lab)?;
-    tools.extend(models::tools(lab)?);
+pub(crate) fn fill(ports: &Ports, named: &[String]) -> Result<Catalogue, DeclarationError> {
+    let mut tools = cluster::tools(ports)?;
+    tools.extend(models::tools(ports)?);
+    tools.extend(inference::tools(ports)?);
     let families = if named.is_empty() { Families::All } else { Families::Only(named.iter().cloned().collect()) };
-    Catalogue::new(tools, &families)
+    Ok(Catalogue::new(tools, &families)?.with_tasks(Arc::clone(&ports.tasks)))
 }
 
 #[cfg(test)]

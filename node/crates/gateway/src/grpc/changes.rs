@@ -5,8 +5,7 @@
 
 use futures::stream::{BoxStream, StreamExt as _};
 
-use ollamax_core::catalog::command::OnceKey;
-use ollamax_core::catalog::{Answer, Command, Replicas};
+use ollamax_core::catalog::{Answer, Command, OnceKey, Replicas};
 use ollamax_metadata as metadata;
 use ollamax_metadata::ProposeError;
 use ollamax_proto::v1;
@@ -47,7 +46,7 @@ impl Admin {
         let mut left = if by.once.is_some() { ATTEMPTS_MAX } else { 1 };
         let committed = loop {
             let change = metadata::Change::new(by.request.clone(), &by.principal, command.clone());
-            let change = metadata::Change { once: by.once.clone(), ..change };
+            let change = metadata::Change { once: by.once, ..change };
             left -= 1;
             match metadata.propose_change(change).await {
                 Err(ProposeError::OutcomeUnknown(_)) if left > 0 => {}
@@ -131,20 +130,27 @@ impl Admin {
         Ok(told)
     }
 
-    /// The first things that happened in the cluster from a revision on, or from the oldest that this node keeps.
+    /// What happened in the cluster: the first from a revision on, that one too; else the last that this node keeps.
+    /// The oldest stands first.
     ///
     /// # Errors
     /// When what was asked for is not kept any more, or this node has no engines.
     pub fn kept_events(&self, since: Option<u64>, limit: usize) -> Result<Vec<v1::ClusterEvent>, AdminError> {
-        let mut watcher = self.metadata()?.events(Vec::new(), since.filter(|since| *since > 0));
+        let since = since.filter(|since| *since > 0);
+        let mut watcher = self.metadata()?.events(Vec::new(), since);
         let mut kept = Vec::new();
         while let Some(batch) = watcher.next_kept().map_err(|error| lost(&error))? {
             kept.extend(batch.events.into_iter().map(event));
-            if kept.len() >= limit {
+            if since.is_some() && kept.len() >= limit {
                 break;
             }
         }
-        kept.truncate(limit);
+        let surplus = kept.len().saturating_sub(limit);
+        if since.is_some() {
+            kept.truncate(limit);
+        } else {
+            kept.drain(..surplus);
+        }
         Ok(kept)
     }
 }
