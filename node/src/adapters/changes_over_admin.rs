@@ -9,7 +9,7 @@ use futures::stream::StreamExt as _;
 
 use ollamax_core::catalog::{Location, OnceKey, read};
 use ollamax_core::health::Health;
-use ollamax_gateway::grpc::{Admin, AdminError, By, Phase};
+use ollamax_gateway::grpc::{Admin, By};
 use ollamax_proto::v1;
 use ollamax_security::draw_request_id;
 use ollamax_tools::ports::{Answer, Changes, DeleteAsked, Deleted, EventView, PullAsked, Rescanned};
@@ -43,7 +43,7 @@ impl ChangesOverAdmin {
     }
 
     fn engines(&self) -> Result<MemberEngines, ToolError> {
-        self.slot.get().ok_or_else(|| refused(AdminError::without_engines(Phase::Waiting)))
+        self.slot.get().ok_or_else(|| refused(self.admin.without_engines()))
     }
 
     async fn pulled(self, work: Work, asked: PullAsked) -> Result<Vec<String>, ToolError> {
@@ -261,8 +261,8 @@ fn rescanned(found: Found) -> Rescanned {
 }
 
 fn event(event: v1::ClusterEvent) -> EventView {
-    let v1::ClusterEvent { revision, at_ms, kind, text, .. } = event;
-    EventView { revision, at: moment(Timestamp(at_ms)), kind, text }
+    let v1::ClusterEvent { revision, at_ms, kind, subject, text } = event;
+    EventView { revision, at: moment(Timestamp(at_ms)), kind, text: format!("{subject}: {text}") }
 }
 
 #[cfg(test)]
@@ -323,6 +323,13 @@ mod tests {
         assert_eq!(found(Ok(3)).models, Some(3));
         let silent = found(Err("it cannot be reached".to_owned()));
         assert_eq!((silent.models, silent.problem.as_deref()), (None, Some("it cannot be reached")));
+    }
+
+    #[test]
+    fn an_event_is_told_with_what_it_is_about() {
+        let (kind, subject, text) = ("model_pinned".to_owned(), "m:latest".to_owned(), "at 07".to_owned());
+        let told = event(v1::ClusterEvent { revision: 5, at_ms: 0, kind, subject, text });
+        assert_eq!((told.text.as_str(), told.at.as_str()), ("m:latest: at 07", "1970-01-01T00:00:00Z"));
     }
 
     #[test]

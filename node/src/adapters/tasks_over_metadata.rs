@@ -8,7 +8,7 @@ use futures::FutureExt as _;
 use tokio::sync::watch;
 
 use ollamax_core::catalog::{Command, OnceKey, Task, TaskState, read};
-use ollamax_gateway::grpc::{Admin, AdminError, By, Phase};
+use ollamax_gateway::grpc::{Admin, By};
 use ollamax_security::random_bytes;
 use ollamax_tools::ports::{Answer, NewTask, Tasks};
 use ollamax_tools::views::{TaskError, TaskView};
@@ -37,7 +37,7 @@ impl TasksOverMetadata {
     }
 
     fn engines(&self) -> Result<MemberEngines, ToolError> {
-        self.slot.get().ok_or_else(|| refused(AdminError::without_engines(Phase::Waiting)))
+        self.slot.get().ok_or_else(|| refused(self.admin.without_engines()))
     }
 
     /// Makes a change, and tells how the task stands behind it.
@@ -120,7 +120,9 @@ fn id_of(once: OnceKey) -> TaskId {
     let mut bytes = [0; 16];
     let halves = once.key.chunks_exact(16).chain(once.digest.chunks_exact(16));
     for half in halves {
-        bytes.iter_mut().zip(half).for_each(|(byte, part)| *byte ^= part);
+        for (byte, part) in bytes.iter_mut().zip(half) {
+            *byte ^= part;
+        }
     }
     TaskId(bytes)
 }

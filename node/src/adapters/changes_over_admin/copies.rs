@@ -118,12 +118,14 @@ mod tests {
     fn all_nodes_are_told_as_one_and_the_sum_is_known_when_each_part_is() {
         let check = |states: &[v1::PullProgress], expected: (u64, Option<u64>, &str)| {
             let mut copies = Copies::default();
-            states.iter().cloned().for_each(|state| copies.note(state));
+            for state in states {
+                copies.note(state.clone());
+            }
             let (done, total, text) = copies.so_far();
             assert_eq!((done, total, text.as_str()), expected);
         };
         let resolving = state(1, Stage::Resolving, (0, 0));
-        check(&[resolving.clone()], (0, None, "0 of 1 nodes have it; n1: resolving"));
+        check(std::slice::from_ref(&resolving), (0, None, "0 of 1 nodes have it; n1: resolving"));
         let fetching = [state(1, Stage::Fetching, (3, 10)), state(2, Stage::Waiting, (0, 10))];
         check(&fetching, (3, Some(20), "0 of 2 nodes have it; n1: fetching"));
         let had = [state(1, Stage::Done, (0, 0)), state(2, Stage::Fetching, (4, 10))];

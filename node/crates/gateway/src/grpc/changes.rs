@@ -1,13 +1,14 @@
 //! The administrator's changes, for who asks in other words than gRPC's: the same guards, under the asker's own name.
 //!
 //! A change that carries a key has effect once, whichever node it is sent to and however often: key and effect are one
-//! entry of the log. So where an answer is lost such a change is sent again here; one without a key never is.
+//! entry of the log. So where an answer is lost such a change is sent again here; one without a key never is. What
+//! certainly did not happen, since no leader was heard, is tried again either way, for a bounded time.
 
 use futures::stream::{BoxStream, StreamExt as _};
 
 use ollamax_core::catalog::{Answer, Command, OnceKey, Replicas};
 use ollamax_metadata as metadata;
-use ollamax_metadata::ProposeError;
+use ollamax_metadata::{Committed, ProposeError};
 use ollamax_proto::v1;
 use ollamax_types::RequestId;
 
@@ -17,7 +18,7 @@ use super::events::{event, lost};
 use super::pulls::{Pulls, parse};
 use super::registry::phasing;
 
-/// How often a change that has effect once is sent.
+/// How often a change is sent, each time with the time that a change has: long enough for another leader.
 const ATTEMPTS_MAX: u32 = 3;
 
 /// Who asks for a change.
@@ -37,22 +38,19 @@ pub type PullStates = BoxStream<'static, Result<v1::PullProgress, AdminError>>;
 // === impl Admin ===
 
 impl Admin {
+    /// Why this node has no engines, where it has none.
+    #[must_use]
+    pub fn without_engines(&self) -> AdminError {
+        AdminError::without_engines(self.daemon.facts().phase)
+    }
+
     /// Makes a change for somebody, and waits a little until this node shows it.
     ///
     /// # Errors
     /// When the cluster refuses it, or cannot make it.
     pub async fn change_by(&self, by: &By, command: Command) -> Result<(), AdminError> {
         let metadata = self.metadata()?;
-        let mut left = if by.once.is_some() { ATTEMPTS_MAX } else { 1 };
-        let committed = loop {
-            let change = metadata::Change::new(by.request.clone(), &by.principal, command.clone());
-            let change = metadata::Change { once: by.once, ..change };
-            left -= 1;
-            match metadata.propose_change(change).await {
-                Err(ProposeError::OutcomeUnknown(_)) if left > 0 => {}
-                outcome => break outcome?,
-            }
-        };
+        let committed = committed(&metadata, by, &command).await?;
         if let Answer::Refused(refusal) = committed.answer {
             return Err(refusal.into());
         }
@@ -152,5 +150,59 @@ impl Admin {
             kept.drain(..surplus);
         }
         Ok(kept)
+    }
+}
+
+/// Sends a change until it is answered, as often as that is harmless.
+async fn committed(metadata: &metadata::Handle, by: &By, command: &Command) -> Result<Committed, ProposeError> {
+    let mut last = None;
+    for _ in 0..ATTEMPTS_MAX {
+        let change = metadata::Change::new(by.request.clone(), &by.principal, command.clone());
+        let error = match metadata.propose_change(metadata::Change { once: by.once, ..change }).await {
+            Ok(committed) => return Ok(committed),
+            Err(error) => error,
+        };
+        let (is_again, error) = heard(last.take(), error, by.once.is_some());
+        if !is_again {
+            return Err(error);
+        }
+        last = Some(error);
+    }
+    Err(last.unwrap_or_else(|| ProposeError::NoQuorum("no leader is heard".to_owned())))
+}
+
+/// Whether the change is sent again after this error, and which error counts: what may have happened once may have
+/// happened, whatever is heard later.
+fn heard(before: Option<ProposeError>, error: ProposeError, is_keyed: bool) -> (bool, ProposeError) {
+    let is_again = match &error {
+        ProposeError::NoQuorum(_) => true,
+        ProposeError::OutcomeUnknown(_) => is_keyed,
+        _ => false,
+    };
+    let unknown = before.filter(|before| matches!(before, ProposeError::OutcomeUnknown(_)));
+    (is_again, unknown.unwrap_or(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use ollamax_types::ErrorCode;
+
+    use super::*;
+
+    #[test]
+    fn a_change_is_sent_again_where_that_is_harmless_and_what_may_have_happened_stays_unknown() {
+        let none = || ProposeError::NoQuorum("no leader".to_owned());
+        let unknown = || ProposeError::OutcomeUnknown("no answer".to_owned());
+        let check = |before: Option<ProposeError>, error: ProposeError, is_keyed: bool, expected: (bool, ErrorCode)| {
+            let (is_again, counts) = heard(before, error, is_keyed);
+            assert_eq!((is_again, counts.code()), expected);
+        };
+        check(None, none(), false, (true, ErrorCode::NoQuorum));
+        check(None, unknown(), false, (false, ErrorCode::OutcomeUnknown));
+        check(None, unknown(), true, (true, ErrorCode::OutcomeUnknown));
+        check(None, ProposeError::Overloaded, true, (false, ErrorCode::Overloaded));
+        check(Some(none()), ProposeError::Overloaded, true, (false, ErrorCode::Overloaded));
+        check(Some(unknown()), none(), true, (true, ErrorCode::OutcomeUnknown));
+        check(Some(unknown()), ProposeError::Overloaded, true, (false, ErrorCode::OutcomeUnknown));
     }
 }
