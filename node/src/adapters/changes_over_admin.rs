@@ -6,6 +6,7 @@
 
 use futures::FutureExt as _;
 use futures::stream::StreamExt as _;
+use tokio::time::sleep;
 
 use ollamax_core::catalog::{Location, OnceKey, read};
 use ollamax_core::health::Health;
@@ -111,7 +112,7 @@ impl ChangesOverAdmin {
                 biased;
                 () = work.cancelled.cancelled() => return Err(not_waited_for(&name)),
                 changed = changes.changed() => changed.map_err(|_| stopping())?,
-                () = tokio::time::sleep(copies::LOOK_INTERVAL) => {}
+                () = sleep(copies::LOOK_INTERVAL) => {}
             }
         }
     }
