@@ -84,8 +84,8 @@ async fn one_call_with_a_key_is_one_task_and_one_wish_at_whichever_node() -> Res
     stands(&cluster, 1, &first.id, "completed", PATIENCE).await?;
     let again = other.begin("pull_model", &asked).await?;
     ensure!(again.id == first.id && again.status == "completed", "{again:?}");
-    ensure!(one.tasks().await?.len() == 1, "{:?}", one.tasks().await?);
-    ensure!(events(&cluster, 1, "model_asked").await?.len() == 1, "it was asked for once");
+    let (tasks, asked_for) = (one.tasks().await?, events(&cluster, 1, "model_asked").await?);
+    ensure!(tasks.len() == 1 && asked_for.len() == 1, "{tasks:?} {asked_for:?}");
 
     let others = json!({"name": "twice", "nodes": ["n1"], "idempotency_key": "k-1"});
     let refused = one.begin("pull_model", &others).await.expect_err("another call under the same key");
