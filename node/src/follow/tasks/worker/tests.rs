@@ -1,3 +1,5 @@
+//! What a node does with the tasks that it is given, on a paused clock, over a record and a bench in memory.
+
 use std::future::pending;
 
 use serde_json::json;
