@@ -125,7 +125,7 @@ impl Changes for ChangesOverAdmin {
         let asked = v1::PinModelRequest { name: model.to_owned(), version, ..v1::PinModelRequest::default() };
         async move {
             let pinned = admin.pin_by(&by, &asked).await.map_err(refused)?;
-            Ok(format!("sha256:{}", hex::encode(pinned.digest)))
+            Ok(hex::encode(pinned.digest))
         }
         .boxed()
     }
