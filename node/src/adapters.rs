@@ -2,6 +2,7 @@
 //!
 //! Adapters translate: no decision is taken here.
 
+pub(crate) mod changes_over_admin;
 pub(crate) mod clients_over_slot;
 pub(crate) mod haves_over_net;
 pub(crate) mod inference_over_net;
@@ -17,7 +18,9 @@ pub(crate) mod peers_over_net;
 pub(crate) mod placements_over_metadata;
 pub(crate) mod raft_over_net;
 pub(crate) mod request_id;
+pub(crate) mod rescan_over_net;
 pub(crate) mod runtime_over_ollama;
 pub(crate) mod status;
 pub(crate) mod store_over_runtime;
+pub(crate) mod tasks_over_metadata;
 pub(crate) mod transfer_over_net;

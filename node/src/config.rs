@@ -100,7 +100,7 @@ pub(crate) struct NodeSection {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ToolsSection {
-    /// Families that are switched on: cluster, health, models; empty: all. Since 0.1.
+    /// Families that are switched on: cluster, health, inference, models, tools; empty: all. Since 0.1.
     pub(crate) families: Vec<String>,
 }
 

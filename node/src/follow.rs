@@ -23,6 +23,7 @@ pub(crate) mod models;
 pub(crate) mod presence;
 pub(crate) mod standing;
 pub(crate) mod strain;
+pub(crate) mod tasks;
 pub(crate) mod uses;
 pub(crate) mod versions;
 pub(crate) mod wishes;

@@ -27,11 +27,12 @@ use ollamax_outbound as outbound;
 use ollamax_outbound::RuntimeHandle;
 use ollamax_security::NodeKey;
 use ollamax_store::Space;
-use ollamax_tools::Lab;
+use ollamax_tools::ports::Ports;
 use ollamax_transfer as transfer;
 use ollamax_types::limits::ADDRESSES_MAX;
 use ollamax_types::{Clock, ErrorCode, Gpu, Incarnation};
 
+use crate::adapters::changes_over_admin::ChangesOverAdmin;
 use crate::adapters::clients_over_slot::ClientsOverSlot;
 use crate::adapters::inference_over_net::InferenceService;
 use crate::adapters::join_over_net::JoinService;
@@ -40,6 +41,8 @@ use crate::adapters::lab_over_admin::LabOverAdmin;
 use crate::adapters::liveness_over_net::LivenessService;
 use crate::adapters::outlook_over_net::PlacementService;
 use crate::adapters::raft_over_net::RaftService;
+use crate::adapters::rescan_over_net::{InventoryService, Rescans};
+use crate::adapters::tasks_over_metadata::TasksOverMetadata;
 use crate::adapters::transfer_over_net::TransferService;
 use crate::admin_socket;
 use crate::backups::{self, Backups};
@@ -47,7 +50,7 @@ use crate::config::NodeConfig;
 use crate::data_dir::DataDir;
 use crate::doctor::Doctor;
 use crate::follow::members::Addresses;
-use crate::follow::{gpus, machine};
+use crate::follow::{self, gpus, machine};
 use crate::import::Importer;
 use crate::import::runtime_side::Imports;
 use crate::lifecycle::Node;
@@ -204,8 +207,9 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
     if let Some(registry) = registry {
         spawn_registry(shared, registry, Arc::clone(&clients))?;
     }
-    let lab: Arc<dyn Lab> = Arc::new(LabOverAdmin::new(Admin::of(Arc::clone(&node) as _), Arc::clone(&clients) as _));
-    let tools = gateway::Toolbox::new(toolbox::fill(&lab, &start.config.tools.families)?, &shared.registry)?;
+    let tools = make_tools(shared, &node, &clients)?;
+    // Never fails: what it cannot do now it tries again. Ends with the engines; others go on with its tasks.
+    tasks.spawn(follow::tasks::follow(node.around.slot.clone(), tools.clone(), stops.engines.clone()));
     let door = gateway::http::Door {
         listener: api,
         config: start.config.api.clone(),
@@ -283,6 +287,22 @@ fn make_backups(shared: &Shared, around: &Around) -> anyhow::Result<Backups> {
         tasks: around.tasks.clone(),
         stop: around.stop.clone(),
     }))
+}
+
+/// The tools behind both doors, over what they may see and change.
+fn make_tools(shared: &Shared, node: &Arc<Node>, clients: &Arc<ClientsOverSlot>) -> anyhow::Result<gateway::Toolbox> {
+    let (admin, slot) = (Admin::of(Arc::clone(node) as _), node.around.slot.clone());
+    let rescans = Rescans::new(node.around.net.clone(), node.around.runtime.clone());
+    let asking = gateway::InferenceSlot::default();
+    let ports = Ports {
+        lab: Arc::new(LabOverAdmin::new(admin.clone(), Arc::clone(clients) as _)),
+        changes: Arc::new(ChangesOverAdmin::new(admin.clone(), slot.clone(), rescans)),
+        tasks: Arc::new(TasksOverMetadata::new(admin, slot)),
+        inference: gateway::inference_port(&asking),
+    };
+    let catalogue = toolbox::fill(&ports, &shared.start.config.tools.families)?;
+    let tools = gateway::Toolbox::new(catalogue, &shared.registry)?;
+    Ok(tools.with_tasks(ports.tasks).with_inference(asking))
 }
 
 fn clients(node: &Node, disk: watch::Receiver<Option<Space>>) -> ClientsOverSlot {
@@ -426,7 +446,7 @@ struct Services {
 impl Services {
     /// What members reach, and what everybody else does.
     fn routes(self) -> (Routes, Routes) {
-        let Around { slot, net, signer, clock, frames, stop, .. } = &*self.around;
+        let Around { slot, net, signer, clock, frames, runtime, stop, .. } = &*self.around;
         let join = JoinService::server(slot.clone(), net.clone(), signer.clone(), clock.clone());
         let members = Routes::new(RaftService::server(slot.clone(), stop.clone()))
             .add_service(LivenessService::server(frames.subscribe()))
@@ -434,6 +454,7 @@ impl Services {
             .add_service(KeysService::server(slot.clone(), signer.clone()))
             .add_service(TransferService::server(slot.clone()))
             .add_service(PlacementService::server(slot.clone()))
+            .add_service(InventoryService::server(slot.clone(), runtime.clone()))
             .add_service(join.clone());
         (members, Routes::new(join))
     }

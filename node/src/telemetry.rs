@@ -217,8 +217,7 @@ mod tests {
 
     use ollamax_gateway as gateway;
     use ollamax_proto::v1;
-    use ollamax_tools::Lab;
-    use ollamax_tools::mem::MemLab;
+    use ollamax_tools::mem::MemPorts;
     use ollamax_types::Timestamp;
 
     use crate::{run, toolbox};
@@ -283,8 +282,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_of_a_tool_is_one_line_that_hides_what_its_schema_does_not_know() {
-        let lab: Arc<dyn Lab> = Arc::new(MemLab::default());
-        let (catalogue, registry) = (toolbox::fill(&lab, &[]).expect("declared well"), prometheus::Registry::new());
+        let catalogue = toolbox::fill(&MemPorts::default().ports(), &[]).expect("declared well");
+        let registry = prometheus::Registry::new();
         let tools = gateway::Toolbox::new(catalogue, &registry).expect("new names");
         let mut router = gateway::http::router(parts(tools, registry));
         let (ring, subscriber) = to_ring();

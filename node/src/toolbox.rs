@@ -3,27 +3,30 @@
 use std::sync::Arc;
 
 use ollamax_family_cluster as cluster;
+use ollamax_family_inference as inference;
 use ollamax_family_models as models;
-use ollamax_tools::{Catalogue, DeclarationError, Families, Lab};
+use ollamax_tools::ports::Ports;
+use ollamax_tools::{Catalogue, DeclarationError, Families};
 
 /// The families there are.
-pub(crate) const FAMILIES: [&str; 3] = ["cluster", "health", "models"];
+pub(crate) const FAMILIES: [&str; 5] = ["cluster", "health", "inference", "models", "tools"];
 
 /// The catalogue of the families that are named; of all where none is.
 ///
 /// # Errors
 /// When a declaration contradicts itself or another one; every test of this file would have said so.
-pub(crate) fn fill(lab: &Arc<dyn Lab>, named: &[String]) -> Result<Catalogue, DeclarationError> {
-    let mut tools = cluster::tools(lab)?;
-    tools.extend(models::tools(lab)?);
+pub(crate) fn fill(ports: &Ports, named: &[String]) -> Result<Catalogue, DeclarationError> {
+    let mut tools = cluster::tools(ports)?;
+    tools.extend(models::tools(ports)?);
+    tools.extend(inference::tools(ports)?);
     let families = if named.is_empty() { Families::All } else { Families::Only(named.iter().cloned().collect()) };
-    Catalogue::new(tools, &families)
+    Ok(Catalogue::new(tools, &families)?.with_tasks(Arc::clone(&ports.tasks)))
 }
 
 #[cfg(test)]
 mod tests {
-    use ollamax_tools::mem::MemLab;
-    use ollamax_tools::{Class, Principal, Tool};
+    use ollamax_tools::mem::MemPorts;
+    use ollamax_tools::{Permission, Principal, Tool};
 
     use super::*;
 
@@ -33,17 +36,15 @@ mod tests {
     const BYTES_PER_TOKEN: usize = 3;
 
     fn catalogue() -> Catalogue {
-        let lab: Arc<dyn Lab> = Arc::new(MemLab::default());
-        fill(&lab, &[]).expect("declared well")
+        fill(&MemPorts::default().ports(), &[]).expect("declared well")
     }
 
     #[test]
     fn every_tool_belongs_to_a_family_that_can_be_switched_and_every_family_has_tools() {
-        let lab: Arc<dyn Lab> = Arc::new(MemLab::default());
-        let everybody = Principal::of_socket(0);
+        let (ports, everybody) = (MemPorts::default().ports(), Principal::of_socket(0));
         let mut count = 0;
         for family in FAMILIES {
-            let some = fill(&lab, &[family.to_owned()]).expect("declared well");
+            let some = fill(&ports, &[family.to_owned()]).expect("declared well");
             let families: Vec<&str> = some.listed(&everybody).map(|tool| tool.spec().family).collect();
             assert!(!families.is_empty() && families.iter().all(|found| *found == family), "{families:?}");
             count += families.len();
@@ -62,22 +63,18 @@ mod tests {
     }
 
     #[test]
-    fn every_tool_is_seen_over_loopback_and_reads() {
-        let catalogue = catalogue();
-        let names: Vec<&str> = catalogue.listed(&Principal::loopback()).map(|tool| tool.spec().name).collect();
-        assert_eq!(
-            names,
-            [
-                "cluster_status",
-                "get_health_status",
-                "get_model_info_extended",
-                "health_check",
-                "list_models_detailed",
-                "list_nodes",
-                "list_transfers",
-            ]
-        );
-        assert!(catalogue.listed(&Principal::of_socket(0)).all(|tool| tool.spec().class == Class::Read));
+    fn over_loopback_everything_is_seen_that_reads_or_infers_and_nothing_that_manages() {
+        let (catalogue, everybody) = (catalogue(), Principal::of_socket(0));
+        let seen: Vec<&str> = catalogue.listed(&Principal::loopback()).map(|tool| tool.spec().name).collect();
+        let all = catalogue.listed(&everybody);
+        let harmless = all.filter(|tool| tool.spec().permission != Permission::Manage).map(|tool| tool.spec().name);
+        assert_eq!(seen, harmless.collect::<Vec<_>>());
+        for name in ["cluster_status", "get_task", "chat"] {
+            assert!(seen.contains(&name), "{name}: {seen:?}");
+        }
+        for name in ["pull_model", "delete_model", "drain_node"] {
+            assert!(!seen.contains(&name) && catalogue.find(name).is_some(), "{name}: {seen:?}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod inference;
 mod inside;
 mod process;
 mod pulls;
+mod tools;
 mod values;
 
 use std::path::{Path, PathBuf};
@@ -30,6 +31,7 @@ pub use process::{
     Facts, Node, RuntimeFacts, abort, binary, children, clean_environment, cpu_time, idle_time, run_to_exit, shut_above,
 };
 pub use pulls::{copies, received_from};
+pub use tools::Tools;
 
 pub use values::{Changed, Found, Level, Once, Values, Watch};
 

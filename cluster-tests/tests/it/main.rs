@@ -71,6 +71,7 @@ mod static_peers;
 mod steady;
 mod stock_clients;
 mod stopping;
+mod tasks;
 mod the_log_is_not_starved_by_a_pull;
 mod the_seed_killed_after_one_copy;
 mod thirty_days_off;

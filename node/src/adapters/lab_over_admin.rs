@@ -80,7 +80,7 @@ impl Lab for LabOverAdmin {
 }
 
 /// An administrator's error in the tools' words.
-fn refused(error: AdminError) -> ToolError {
+pub(crate) fn refused(error: AdminError) -> ToolError {
     let AdminError { code, what, why, next } = error;
     let message = if why.is_empty() { what } else { format!("{what}: {why}") };
     ToolError::new(code, message, next)

@@ -383,7 +383,7 @@ fn in_order(replicas: &Replicas) -> Replicas {
 }
 
 /// The record that asking would make.
-fn not_asked_yet(ask: &Ask) -> Wish {
+pub(crate) fn not_asked_yet(ask: &Ask) -> Wish {
     Wish {
         name: ask.name.clone(),
         round: 0,

@@ -16,6 +16,7 @@ use tokio::process::{Child, Command};
 use crate::cluster::PATIENCE;
 use crate::cluster::admin::Admin;
 use crate::cluster::daemon::Daemon;
+use crate::cluster::tools::Tools;
 use crate::cluster::values::Values;
 use crate::fake_ollama::lock;
 use crate::link::{Gate, Links};
@@ -213,6 +214,14 @@ impl Node {
     /// When its socket has no usable name.
     pub fn values(&self) -> Result<Values> {
         Values::connect(self.name(), &self.data_dir().join("admin.sock"))
+    }
+
+    /// Its tools and the tasks of its cluster, over a connection of their own.
+    ///
+    /// # Errors
+    /// When its socket has no usable name.
+    pub fn tools(&self) -> Result<Tools> {
+        Tools::connect(self.name(), &self.data_dir().join("admin.sock"))
     }
 
     /// Sets an environment variable for the next start.

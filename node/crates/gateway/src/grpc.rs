@@ -40,6 +40,7 @@ use crate::toolbox::Toolbox;
 pub mod attention;
 pub mod backup;
 mod bundles;
+mod changes;
 mod cordon;
 pub mod daemon;
 mod events;
@@ -62,6 +63,7 @@ mod tools;
 mod upgrade;
 mod wishes;
 
+pub use changes::{By, PullStates};
 pub use daemon::{AdminError, Daemon, Engines, Facts, NotDone, Path, Phase};
 
 /// gRPC metadata key under which every answer, errors included, carries the id of its call.

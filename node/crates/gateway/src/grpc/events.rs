@@ -95,7 +95,7 @@ impl Reader {
     }
 }
 
-fn event(event: ClusterEvent) -> v1::ClusterEvent {
+pub(super) fn event(event: ClusterEvent) -> v1::ClusterEvent {
     let ClusterEvent { revision, at, kind, subject, text } = event;
     v1::ClusterEvent { revision, at_ms: at.0, kind: kind.as_str().to_owned(), subject, text }
 }
@@ -112,7 +112,7 @@ fn kinds(words: &[String]) -> Result<Vec<EventKind>, AdminError> {
 }
 
 /// Why a reader cannot go on, and how it can.
-fn lost(error: &metadata::WatchError) -> AdminError {
+pub(super) fn lost(error: &metadata::WatchError) -> AdminError {
     match error {
         metadata::WatchError::Compacted { oldest } => {
             let why = "a node keeps the last events in memory, and begins anew when it starts or gets a snapshot";

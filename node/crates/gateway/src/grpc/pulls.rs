@@ -11,7 +11,7 @@ use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 use tokio::time::Instant;
 use tonic::{Request, Status, Streaming};
 
-use ollamax_core::catalog::{Fault, Member, Refusal, Replicas, View, Want, Wish, models, read};
+use ollamax_core::catalog::{Fault, Member, Refusal, Replicas, View, Want, Wish, models, places_kept, read};
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_proto::v1::models_server::Models;
@@ -46,20 +46,21 @@ pub(super) struct Pulls(pub(super) Admin);
 // === impl Pulls ===
 
 impl Pulls {
-    async fn start(&self, asked: v1::PullRequest) -> Result<PullStream, AdminError> {
+    /// Has a model pulled for whoever this is.
+    pub(super) async fn start(&self, asked: v1::PullRequest, asked_by: &str) -> Result<PullStream, AdminError> {
         let Engines { metadata, transfer, .. } = self.0.engines()?;
         let name = parse(&asked.name)?;
-        let replicas = replicas_of(&asked)?;
         let limit = limited::limit(&name, asked.limit_bytes_per_second)?;
         let version = order::cluster_version(&*metadata.view())?;
         if version >= order::WISHES_VERSION {
-            let is_said = asked.on_all || asked.replicas.is_some() || !asked.nodes.is_empty();
-            let replicas = if asked.nodes.is_empty() { replicas } else { self.named(&metadata, &asked.nodes)? };
+            let is_said = is_said(&asked);
+            let replicas = self.wanted(&metadata, &name, &asked)?;
             let (want, insecure) = (self.want(&asked)?, asked.insecure);
-            let asked_by = ASKED_BY.to_owned();
+            let asked_by = asked_by.to_owned();
             let ask = Ask { name, replicas, is_said, want, insecure, version: None, asked_by };
             return wish(transfer, metadata, ask, asked.wait, limit).await;
         }
+        replicas_of(&asked)?;
         // One node without a name is this one, as ever.
         if asked.on_all || self.want(&asked)?.is_some() || asked.replicas.is_some_and(|count| count > 1) {
             return Err(needs_wishes(version));
@@ -75,6 +76,22 @@ impl Pulls {
             states.map(move |state| (target.name.clone(), state)).boxed()
         });
         Ok(merged(stream::select_all(told)))
+    }
+
+    /// Where copies are wanted, as far as somebody says it; else as it is usual for this name.
+    pub(super) fn wanted(
+        &self,
+        metadata: &metadata::Handle,
+        name: &ModelName,
+        asked: &v1::PullRequest,
+    ) -> Result<Replicas, AdminError> {
+        let replicas = replicas_of(asked)?;
+        if !is_said(asked) {
+            let view = metadata.view();
+            let kept = read::wish(&*view, name)?.map(|wish| places_kept(&*view, &wish)).transpose()?.flatten();
+            return Ok(kept.unwrap_or(replicas));
+        }
+        if asked.nodes.is_empty() { Ok(replicas) } else { self.named(metadata, &asked.nodes) }
     }
 
     /// The nodes named, as what is wanted.
@@ -156,7 +173,7 @@ impl Pulls {
         Ok(wished::told(order::followed(watch).boxed(), accept_by, name_of, None))
     }
 
-    async fn cancel(&self, asked: v1::CancelPullRequest) -> Result<v1::CancelPullReply, AdminError> {
+    pub(super) async fn cancel(&self, asked: v1::CancelPullRequest) -> Result<v1::CancelPullReply, AdminError> {
         let Engines { metadata, transfer, .. } = self.0.engines()?;
         let name = parse(&asked.name)?;
         let own = metadata.node().to_string();
@@ -178,6 +195,11 @@ pub(super) fn parse(name: &str) -> Result<ModelName, AdminError> {
         let (why, next) = ("a name is [host/][namespace/]model[:tag]", "ollamax model pull llama3.2");
         AdminError::new(ErrorCode::BadRequest, format!("{name:?} is not a model name"), why, next)
     })
+}
+
+/// Whether somebody says how many copies there shall be, or where.
+const fn is_said(asked: &v1::PullRequest) -> bool {
+    asked.on_all || asked.replicas.is_some() || !asked.nodes.is_empty()
 }
 
 /// How many copies are wanted, where no node is named.
@@ -385,7 +407,7 @@ impl Models for Pulls {
     type PushStream = super::management::ProgressStream;
 
     async fn pull(&self, request: Request<v1::PullRequest>) -> Reply<Self::PullStream> {
-        reply(self.start(request.into_inner()).await)
+        reply(self.start(request.into_inner(), ASKED_BY).await)
     }
 
     async fn list_pulls(&self, _request: Request<v1::ListPullsRequest>) -> Reply<v1::ListPullsReply> {

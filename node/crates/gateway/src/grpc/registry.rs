@@ -129,6 +129,16 @@ impl Pulls {
         id: RequestId,
         asked: &v1::PinModelRequest,
     ) -> Result<v1::PinModelReply, AdminError> {
+        let (command, reply) = self.pinning(asked).await?;
+        self.0.change(id, command).await?;
+        Ok(reply)
+    }
+
+    /// The change that holds a name at a version, or lets it go, and what is told of it.
+    pub(super) async fn pinning(
+        &self,
+        asked: &v1::PinModelRequest,
+    ) -> Result<(Command, v1::PinModelReply), AdminError> {
         self.0.fresh(false).await?;
         let case = self.case(&asked.name)?;
         let (digest, wanted) = if asked.unpin {
@@ -137,9 +147,9 @@ impl Pulls {
             let chosen = if asked.version.is_empty() { case.standing()? } else { case.chosen(&asked.version)? };
             (Some(chosen.digest), Some(chosen.digest))
         };
-        self.0.change(id, Command::PinModel { name: case.name.clone(), digest: wanted }).await?;
         let digest = digest.map(|digest| digest.0.to_vec()).unwrap_or_default();
-        Ok(v1::PinModelReply { name: case.name.to_string(), digest })
+        let reply = v1::PinModelReply { name: case.name.to_string(), digest };
+        Ok((Command::PinModel { name: case.name, digest: wanted }, reply))
     }
 
     pub(super) async fn phase(
@@ -147,13 +157,7 @@ impl Pulls {
         id: RequestId,
         asked: v1::SetPhaseRequest,
     ) -> Result<v1::SetPhaseReply, AdminError> {
-        let v1::SetPhaseRequest { name, phase, note } = asked;
-        let phases = [PhaseWord::Active, PhaseWord::Deprecated, PhaseWord::Disabled];
-        let Some(phase) = phases.into_iter().find(|word| word_of(*word) == phase) else {
-            let what = format!("{phase:?} is no phase");
-            return Err(AdminError::new(ErrorCode::BadRequest, what, "", "active, deprecated or disabled"));
-        };
-        self.0.change(id, Command::SetPhase { name: parse(&name)?, phase, note }).await?;
+        self.0.change(id, phasing(asked)?).await?;
         Ok(v1::SetPhaseReply {})
     }
 
@@ -340,6 +344,17 @@ fn gathered(mut said: Vec<(Member, Option<Vec<KeptVersion>>)>) -> Keeping {
         }
     }
     keeping
+}
+
+/// The change that takes a model out of use, or into it again.
+pub(super) fn phasing(asked: v1::SetPhaseRequest) -> Result<Command, AdminError> {
+    let v1::SetPhaseRequest { name, phase, note } = asked;
+    let phases = [PhaseWord::Active, PhaseWord::Deprecated, PhaseWord::Disabled];
+    let Some(phase) = phases.into_iter().find(|word| word_of(*word) == phase) else {
+        let what = format!("{phase:?} is no phase");
+        return Err(AdminError::new(ErrorCode::BadRequest, what, "", "active, deprecated or disabled"));
+    };
+    Ok(Command::SetPhase { name: parse(&name)?, phase, note })
 }
 
 const fn word_of(phase: PhaseWord) -> &'static str {

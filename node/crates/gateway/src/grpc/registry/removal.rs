@@ -28,6 +28,24 @@ impl Pulls {
         asked: &v1::RemoveModelRequest,
         unless_pinned: bool,
     ) -> Result<v1::RemoveModelReply, AdminError> {
+        let (command, told, unheard) = self.removing(asked, unless_pinned).await?;
+        if asked.dry_run {
+            let guard = self.guard_against(command)?;
+            return Ok(v1::RemoveModelReply { refusal: unheard.or(guard).map(shown), ..told });
+        }
+        if let Some(unheard) = unheard {
+            return Err(unheard);
+        }
+        self.0.change(id, command).await?;
+        Ok(told)
+    }
+
+    /// The change that removes copies, what is told of it, and why it must not be made, where the rest is not heard.
+    pub(in crate::grpc) async fn removing(
+        &self,
+        asked: &v1::RemoveModelRequest,
+        unless_pinned: bool,
+    ) -> Result<(Command, v1::RemoveModelReply, Option<AdminError>), AdminError> {
         let (name, view) = (parse(&asked.name)?, self.0.fresh(asked.dry_run).await?.view());
         let mut nodes: Vec<NodeId> = Vec::new();
         for node in &asked.nodes {
@@ -51,15 +69,7 @@ impl Pulls {
         let knows_it = read::cluster(&*view)?.is_some_and(|cluster| cluster.version >= UNLESS_PINNED_VERSION);
         let unless_pinned = unless_pinned && knows_it;
         let command = Command::DropCopies { name, nodes, forget, force: asked.force, unless_pinned };
-        if asked.dry_run {
-            let guard = self.guard_against(command)?;
-            return Ok(v1::RemoveModelReply { refusal: unheard.or(guard).map(shown), ..told });
-        }
-        if let Some(unheard) = unheard {
-            return Err(unheard);
-        }
-        self.0.change(id, command).await?;
-        Ok(told)
+        Ok((command, told, unheard))
     }
 
     /// The guard that would hold copies back; an error where it is no guard that speaks against it.

@@ -1,0 +1,185 @@
+//! Long work and changes of tools, whoever dies: a task outlives the node that works at it, one call with a key is one
+//! change, and what must be approved waits for it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use tokio::time::{Instant, timeout};
+
+use ollamax_proto::v1;
+use ollamax_testkit::{Cluster, FakeRegistry, wait};
+
+use crate::model_owners::{PATIENCE, make_it_lead};
+use crate::pull_from_a_registry::{blob, model, pulled};
+use crate::spread::{WEIGHTS_BYTES, events, is_everywhere, start};
+
+/// A file of one chunk.
+const FEW_BYTES: u64 = 300_000;
+/// A lease that runs out, an election, and a pull.
+const RECOVERY: Duration = Duration::from_secs(60);
+/// A node that does not work at a task answers for it as fast as for anything else.
+const AT_ONCE: Duration = Duration::from_secs(2);
+/// Changes that are made while a leader is killed again and again.
+const CHANGES: usize = 200;
+/// Most kills meanwhile.
+const KILLS_MAX: usize = 5;
+
+/// Waits until a node shows a task in one of these states.
+async fn stands(cluster: &Cluster, index: usize, id: &str, status: &str, deadline: Duration) -> Result<v1::TaskView> {
+    let tools = cluster.node(index).tools()?;
+    wait::until(&format!("the task to be {status}"), deadline, || async {
+        let task = tools.task(id).await?;
+        ensure!(task.status == status, "it is {}: {task:?}", task.status);
+        anyhow::Ok(task)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_outlives_the_node_that_works_at_it() -> Result<()> {
+    let _turn = crate::turn().await;
+    let registry = FakeRegistry::start().await?;
+    let model = model(151, WEIGHTS_BYTES);
+    registry.push("durable", &model);
+    let cluster = start("tasks-owner", &registry).await?;
+    make_it_lead(&cluster, 0).await?;
+    let hold = registry.hold_after(model.weights.sha256(), WEIGHTS_BYTES / 2);
+
+    let asked = json!({"name": "durable", "nodes": ["n1", "n3"]});
+    let task = cluster.node(1).tools()?.begin("pull_model", &asked).await?;
+    let working = stands(&cluster, 1, &task.id, "working", PATIENCE).await?;
+    ensure!(working.node.as_deref() == Some("n2") && working.attempt == 1, "{working:?}");
+    timeout(PATIENCE, hold.reached()).await.context("the pull to be in its midst")?;
+    cluster.kill(&[1]).await?;
+
+    let asked_at = Instant::now();
+    let seen = cluster.node(2).tools()?.task(&task.id).await?;
+    ensure!(asked_at.elapsed() < AT_ONCE, "it took {:?}", asked_at.elapsed());
+    ensure!(["working", "queued"].contains(&seen.status.as_str()), "{seen:?}");
+    hold.release();
+    let done = stands(&cluster, 2, &task.id, "completed", RECOVERY).await?;
+    ensure!(done.attempt == 2, "another node has begun it again: {done:?}");
+    ensure!(done.result_json.contains("n1") && done.result_json.contains("n3"), "{done:?}");
+    is_everywhere(&cluster, &[0, 2], &model).await?;
+
+    cluster.restart(&[1]).await?;
+    cluster.converged(PATIENCE).await?;
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_call_with_a_key_is_one_task_and_one_wish_at_whichever_node() -> Result<()> {
+    let _turn = crate::turn().await;
+    let registry = FakeRegistry::start().await?;
+    let model = model(152, FEW_BYTES);
+    registry.push("twice", &model);
+    let cluster = start("tasks-twice", &registry).await?;
+    let (one, other) = (cluster.node(0).tools()?, cluster.node(2).tools()?);
+
+    let asked = json!({"name": "twice", "nodes": ["n1", "n3"], "idempotency_key": "k-1"});
+    let (first, second) = tokio::try_join!(one.begin("pull_model", &asked), other.begin("pull_model", &asked))?;
+    ensure!(first.id == second.id, "{first:?} {second:?}");
+    stands(&cluster, 1, &first.id, "completed", PATIENCE).await?;
+    let again = other.begin("pull_model", &asked).await?;
+    ensure!(again.id == first.id && again.status == "completed", "{again:?}");
+    let (tasks, asked_for) = (one.tasks().await?, events(&cluster, 1, "model_asked").await?);
+    ensure!(tasks.len() == 1 && asked_for.len() == 1, "{tasks:?} {asked_for:?}");
+
+    let others = json!({"name": "twice", "nodes": ["n1"], "idempotency_key": "k-1"});
+    let refused = one.begin("pull_model", &others).await.expect_err("another call under the same key");
+    ensure!(refused.message.contains("key"), "{refused}");
+    is_everywhere(&cluster, &[0, 2], &model).await?;
+    cluster.converged(PATIENCE).await?;
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_waits_until_somebody_approves_it_at_any_node() -> Result<()> {
+    let _turn = crate::turn().await;
+    let registry = FakeRegistry::start().await?;
+    let model = model(153, FEW_BYTES);
+    registry.push("unloved", &model);
+    let cluster = start("tasks-approval", &registry).await?;
+    pulled(&cluster.pull(0, "unloved", &["--node", "n1"]).await?)?;
+    cluster.model_known("unloved", 1, PATIENCE).await?;
+    let file = blob(&cluster.node(0).store(), model.weights.sha256());
+
+    let asked = json!({"name": "unloved", "force": true});
+    let denied = cluster.node(1).tools()?.begin("delete_model", &asked).await?;
+    ensure!(denied.status == "waiting", "{denied:?}");
+    cluster.node(2).tools()?.decide(&denied.id, false).await?;
+    stands(&cluster, 0, &denied.id, "cancelled", PATIENCE).await?;
+    ensure!(file.exists(), "nobody approved it");
+
+    let task = cluster.node(1).tools()?.begin("delete_model", &asked).await?;
+    ensure!(task.status == "waiting" && task.id != denied.id, "{task:?}");
+    cluster.node(2).tools()?.decide(&task.id, true).await?;
+    stands(&cluster, 0, &task.id, "completed", PATIENCE).await?;
+    wait::until("nobody to have it", PATIENCE, || async {
+        for node in cluster.nodes() {
+            let models = node.admin()?.models("").await?;
+            ensure!(models.iter().all(|model| model.name != "unloved:latest"), "{} knows it", node.name());
+        }
+        anyhow::Ok(())
+    })
+    .await?;
+    cluster.converged(PATIENCE).await?;
+    cluster.finish().await
+}
+
+/// Makes one change at one of the nodes that stay, and again with the same key until it is acknowledged.
+async fn change(cluster: &Cluster, number: usize) -> Result<()> {
+    let tools = cluster.node(1 + number % 2).tools()?;
+    let key = format!("change-{number}");
+    let asked = json!({"name": "kept", "pinned": number.is_multiple_of(2), "idempotency_key": key});
+    wait::until(&format!("change {number}"), RECOVERY, || tools.call("pin_model", &asked)).await.map(|_| ())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_changes_with_keys_are_made_once_each_while_the_leader_is_killed() -> Result<()> {
+    let _turn = crate::turn().await;
+    let registry = FakeRegistry::start().await?;
+    registry.push("kept", &model(154, FEW_BYTES));
+    let cluster = start("tasks-once", &registry).await?;
+    pulled(&cluster.pull(2, "kept", &["--node", "n3"]).await?)?;
+    cluster.model_known("kept", 1, PATIENCE).await?;
+
+    let is_over = AtomicBool::new(false);
+    let changes = async {
+        let mut made = Ok(());
+        for number in 0..CHANGES {
+            made = change(&cluster, number).await;
+            if made.is_err() {
+                break;
+            }
+        }
+        is_over.store(true, Ordering::SeqCst);
+        made
+    };
+    let kills = async {
+        let mut count = 0;
+        while !is_over.load(Ordering::SeqCst) && count < KILLS_MAX {
+            // The nodes that are asked stay, so that they know all that happened.
+            wait::until("it to lead", PATIENCE, || make_it_lead(&cluster, 0)).await?;
+            cluster.kill(&[0]).await?;
+            cluster.leader_among(&[1, 2], PATIENCE).await.context("the next one")?;
+            cluster.restart(&[0]).await?;
+            cluster.settled(PATIENCE).await?;
+            count += 1;
+        }
+        ensure!(count > 0, "nobody was killed");
+        anyhow::Ok(())
+    };
+    tokio::try_join!(changes, kills)?;
+    cluster.converged(PATIENCE).await?;
+    for index in [1, 2] {
+        let (pinned, unpinned) = (
+            events(&cluster, index, "model_pinned").await?.len(),
+            events(&cluster, index, "model_unpinned").await?.len(),
+        );
+        ensure!((pinned, unpinned) == (CHANGES / 2, CHANGES / 2), "pinned {pinned} times, unpinned {unpinned} times");
+    }
+    cluster.finish().await
+}

@@ -1,0 +1,345 @@
+//! What tools change in the lab, over the administrator's own changes: the same guards, the same words, under the name
+//! of whoever calls.
+//!
+//! What takes long ends only where it is done, fails for good, or somebody has it end; whoever begins it again joins
+//! what is under way.
+
+use futures::FutureExt as _;
+use futures::stream::StreamExt as _;
+use tokio::time::sleep;
+
+use ollamax_core::catalog::{Location, OnceKey, read};
+use ollamax_core::health::Health;
+use ollamax_gateway::grpc::{Admin, By};
+use ollamax_proto::v1;
+use ollamax_security::draw_request_id;
+use ollamax_tools::ports::{Answer, Changes, DeleteAsked, Deleted, EventView, PullAsked, Rescanned};
+use ollamax_tools::tool::Call;
+use ollamax_tools::work::Work;
+use ollamax_tools::{Caller, ToolError};
+use ollamax_types::{ErrorCode, ModelName, NodeId, Timestamp};
+
+use crate::adapters::lab_over_admin::refused;
+use crate::adapters::rescan_over_net::{Found, Rescans};
+use crate::adapters::tasks_over_metadata::{moment, name_of};
+use crate::slot::{MemberEngines, Slot};
+
+use self::copies::{Copies, plan_lines};
+
+mod copies;
+
+/// The administrator's changes, and what only the assembly can have done.
+#[derive(Debug, Clone)]
+pub(crate) struct ChangesOverAdmin {
+    admin: Admin,
+    slot: Slot,
+    rescans: Rescans,
+}
+
+// === impl ChangesOverAdmin ===
+
+impl ChangesOverAdmin {
+    pub(crate) const fn new(admin: Admin, slot: Slot, rescans: Rescans) -> Self {
+        Self { admin, slot, rescans }
+    }
+
+    fn engines(&self) -> Result<MemberEngines, ToolError> {
+        self.slot.get().ok_or_else(|| refused(self.admin.without_engines()))
+    }
+
+    async fn pulled(self, work: Work, asked: PullAsked) -> Result<Vec<String>, ToolError> {
+        let (by, mut copies) = (by_caller(&work.caller, None), Copies::default());
+        let mut states = self.admin.pull_by(&by, pull_request(&asked)).await.map_err(refused)?;
+        loop {
+            let state = tokio::select! {
+                biased;
+                () = work.cancelled.cancelled() => return Err(self.ended(&asked.model).await),
+                state = states.next() => state,
+            };
+            match state {
+                Some(state) => {
+                    copies.note(state.map_err(refused)?);
+                    let (done, total, text) = copies.so_far();
+                    work.progress.tell(done, total, text);
+                }
+                None => return Ok(copies.there()),
+            }
+        }
+    }
+
+    /// Somebody has a pull end: nothing more of it comes.
+    async fn ended(&self, model: &str) -> ToolError {
+        if let Err(error) = self.admin.cancel_pull(model).await {
+            return refused(error);
+        }
+        let message = format!("the pull of {model} was ended; what came so far is kept");
+        ToolError::new(ErrorCode::PullCancelled, message, "call pull_model again: it goes on where it stopped")
+    }
+
+    /// What would come of a pull just now.
+    fn foreseen(&self, asked: &PullAsked) -> Result<Vec<String>, ToolError> {
+        let engines = self.engines()?;
+        let replicas = self.admin.replicas_of_pull(&pull_request(asked)).map_err(refused)?;
+        let name = parse(&asked.model)?;
+        let look = copies::Look::now(&engines, &name, replicas).map_err(|fault| refused(fault.into()))?;
+        Ok(plan_lines(&look, &|node| name_of(&engines, node)))
+    }
+
+    async fn deleted(self, work: Work, asked: DeleteAsked) -> Result<Deleted, ToolError> {
+        let (engines, name) = (self.engines()?, parse(&asked.model)?);
+        let by = by_caller(&work.caller, None);
+        let told = match self.admin.remove_by(&by, &removal(&asked, false)).await {
+            Ok(told) => told,
+            // Whoever began it before has had them all removed.
+            Err(error) if error.code == ErrorCode::ModelNotFound && work.attempt > 1 => return Ok(Deleted::default()),
+            Err(error) => return Err(refused(error)),
+        };
+        let acts = told.plan.unwrap_or_default().acts;
+        let mut changes = engines.metadata.changes();
+        loop {
+            changes.borrow_and_update();
+            let copies = read::locations_of(&*engines.metadata.view(), &name);
+            let copies = copies.map_err(|fault| refused(fault.into()))?;
+            let (gone, left): (Vec<_>, Vec<_>) = acts.iter().partition(|act| is_gone(act, &copies));
+            let (done, total) = (gone.len() as u64, acts.len() as u64);
+            work.progress.tell(done, Some(total), format!("{done} of {total} copies are gone"));
+            // A silent node removes its copy when it comes back; nobody waits for that.
+            if !left.iter().any(|act| is_heard(&engines, NodeId(act.node_id))) {
+                let bytes = gone.iter().map(|act| act.frees_bytes).sum();
+                return Ok(Deleted { nodes: gone.iter().map(|act| act.node_name.clone()).collect(), bytes });
+            }
+            tokio::select! {
+                biased;
+                () = work.cancelled.cancelled() => return Err(not_waited_for(&name)),
+                changed = changes.changed() => changed.map_err(|_| stopping())?,
+                () = sleep(copies::LOOK_INTERVAL) => {}
+            }
+        }
+    }
+}
+
+impl Changes for ChangesOverAdmin {
+    fn pin(&self, by: &Call, model: &str, version: Option<&str>) -> Answer<String> {
+        let (admin, by) = (self.admin.clone(), by_call(by));
+        let version = version.unwrap_or_default().to_owned();
+        let asked = v1::PinModelRequest { name: model.to_owned(), version, ..v1::PinModelRequest::default() };
+        async move {
+            let pinned = admin.pin_by(&by, &asked).await.map_err(refused)?;
+            Ok(hex::encode(pinned.digest))
+        }
+        .boxed()
+    }
+
+    fn unpin(&self, by: &Call, model: &str) -> Answer<()> {
+        let (admin, by) = (self.admin.clone(), by_call(by));
+        let asked = v1::PinModelRequest { name: model.to_owned(), unpin: true, ..v1::PinModelRequest::default() };
+        async move { admin.pin_by(&by, &asked).await.map(|_| ()).map_err(refused) }.boxed()
+    }
+
+    fn set_phase(&self, by: &Call, model: &str, phase: &str, instead: Option<&str>) -> Answer<()> {
+        let (admin, by) = (self.admin.clone(), by_call(by));
+        let note = instead.map(|other| format!("use {other}")).unwrap_or_default();
+        let asked = v1::SetPhaseRequest { name: model.to_owned(), phase: phase.to_owned(), note };
+        async move { admin.set_phase_by(&by, asked).await.map_err(refused) }.boxed()
+    }
+
+    fn set_drained(&self, by: &Call, node: &str, drained: bool) -> Answer<()> {
+        let (admin, by, node) = (self.admin.clone(), by_call(by), node.to_owned());
+        async move { admin.drain_by(&by, &node, drained).await.map_err(refused) }.boxed()
+    }
+
+    fn rescan(&self, _by: &Call) -> Answer<Vec<Rescanned>> {
+        let (rescans, engines) = (self.rescans.clone(), self.engines());
+        async move {
+            let found = rescans.all(&engines?).await.map_err(|fault| refused(fault.into()))?;
+            Ok(found.into_iter().map(rescanned).collect())
+        }
+        .boxed()
+    }
+
+    fn plan_pull(&self, asked: &PullAsked) -> Answer<Vec<String>> {
+        std::future::ready(self.foreseen(asked)).boxed()
+    }
+
+    fn pull(&self, work: Work, asked: PullAsked) -> Answer<Vec<String>> {
+        self.clone().pulled(work, asked).boxed()
+    }
+
+    fn plan_delete(&self, asked: &DeleteAsked) -> Answer<Vec<String>> {
+        let (admin, asked) = (self.admin.clone(), removal(asked, true));
+        async move {
+            // Nothing is written, so it is nobody's change.
+            let by = By { request: draw_request_id(), principal: "admin".to_owned(), once: None };
+            Ok(deletion_lines(&admin.remove_by(&by, &asked).await.map_err(refused)?))
+        }
+        .boxed()
+    }
+
+    fn delete(&self, work: Work, asked: DeleteAsked) -> Answer<Deleted> {
+        self.clone().deleted(work, asked).boxed()
+    }
+
+    fn events(&self, since: Option<u64>, limit: u32) -> Result<Vec<EventView>, ToolError> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        Ok(self.admin.kept_events(since, limit).map_err(refused)?.into_iter().map(event).collect())
+    }
+}
+
+fn by_call(call: &Call) -> By {
+    let once = call.once.map(|once| OnceKey { key: once.key, digest: once.digest });
+    by_caller(&call.caller, once)
+}
+
+/// A caller as the log names it.
+pub(super) fn by_caller(caller: &Caller, once: Option<OnceKey>) -> By {
+    By { request: caller.request.clone(), principal: caller.principal.subject().to_string(), once }
+}
+
+fn parse(name: &str) -> Result<ModelName, ToolError> {
+    let message = || format!("{name:?} is not a model name");
+    name.parse().map_err(|_| {
+        ToolError::new(ErrorCode::BadRequest, message(), "a name is [host/][namespace/]model[:tag], as llama3.2")
+    })
+}
+
+fn pull_request(asked: &PullAsked) -> v1::PullRequest {
+    v1::PullRequest {
+        name: asked.model.clone(),
+        nodes: asked.nodes.clone(),
+        insecure: asked.insecure,
+        wait: true,
+        replicas: asked.replicas,
+        on_all: asked.all,
+        ..v1::PullRequest::default()
+    }
+}
+
+fn removal(asked: &DeleteAsked, dry_run: bool) -> v1::RemoveModelRequest {
+    v1::RemoveModelRequest { name: asked.model.clone(), nodes: asked.nodes.clone(), force: asked.force, dry_run }
+}
+
+/// What a deletion would do, for people.
+fn deletion_lines(told: &v1::RemoveModelReply) -> Vec<String> {
+    let acts = told.plan.iter().flat_map(|plan| &plan.acts);
+    let act = |act: &v1::ActView| {
+        let v1::ActView { name, node_name, size_bytes, frees_bytes, .. } = act;
+        format!("{name} goes from {node_name}: {size_bytes} bytes, {frees_bytes} of them become free")
+    };
+    let mut lines: Vec<String> = acts.map(act).collect();
+    if !told.left.is_empty() {
+        lines.push(format!("{} stays on {}", told.name, told.left.join(", ")));
+    }
+    if told.is_forgotten {
+        lines.push(format!("{} is wanted nowhere any more", told.name));
+    }
+    if let Some(v1::GuardView { what, why, .. }) = &told.refusal {
+        lines.push(format!("it would be refused: {what}{}{why}", if why.is_empty() { "" } else { ": " }));
+    }
+    lines
+}
+
+/// Whether the copy that was to go is not there any more.
+fn is_gone(act: &v1::ActView, copies: &[Location]) -> bool {
+    !copies.iter().any(|copy| copy.node.0 == act.node_id && copy.model.digest.0[..] == act.digest[..])
+}
+
+fn is_heard(engines: &MemberEngines, node: NodeId) -> bool {
+    node == engines.node || engines.scheduler.health(node) == Health::Alive
+}
+
+fn not_waited_for(name: &ModelName) -> ToolError {
+    let message = format!("the copies of {name} go all the same: that is on record; nobody waits for it any more");
+    ToolError::new(ErrorCode::PreconditionFailed, message, "list_models_detailed shows what is left")
+}
+
+fn stopping() -> ToolError {
+    ToolError::new(ErrorCode::Draining, "this node is stopping", "ask another node")
+}
+
+fn rescanned(found: Found) -> Rescanned {
+    let Found { node, models } = found;
+    match models {
+        Ok(models) => Rescanned { node, models: Some(models), problem: None },
+        Err(problem) => Rescanned { node, models: None, problem: Some(problem) },
+    }
+}
+
+fn event(event: v1::ClusterEvent) -> EventView {
+    let v1::ClusterEvent { revision, at_ms, kind, subject, text } = event;
+    EventView { revision, at: moment(Timestamp(at_ms)), kind, text: format!("{subject}: {text}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use ollamax_types::{Digest, ModelRecord};
+
+    use super::*;
+
+    fn act(node: u64, digest: u8) -> v1::ActView {
+        v1::ActView {
+            name: "m:latest".to_owned(),
+            node_id: node,
+            node_name: format!("n{node}"),
+            digest: vec![digest; 32],
+            size_bytes: 9,
+            frees_bytes: 4,
+            ..v1::ActView::default()
+        }
+    }
+
+    #[test]
+    fn a_copy_is_gone_when_its_node_has_the_name_no_more_or_with_another_version() {
+        let copy = |node: u64, digest: u8| Location {
+            node: NodeId(node),
+            model: ModelRecord {
+                name: "m".parse().expect("a name"),
+                digest: Digest([digest; 32]),
+                weights: Digest([digest; 32]),
+                size_bytes: 9,
+                modified_at: Timestamp(1),
+                details_json: "{}".to_owned(),
+                capabilities: Vec::new(),
+            },
+        };
+        assert!(!is_gone(&act(1, 7), &[copy(1, 7)]));
+        assert!(is_gone(&act(1, 7), &[copy(2, 7)]));
+        assert!(is_gone(&act(1, 7), &[copy(1, 8)]));
+        assert!(is_gone(&act(1, 7), &[]));
+    }
+
+    #[test]
+    fn a_deletion_is_told_line_by_line_with_what_stays() {
+        let reply = |left: &[&str], is_forgotten: bool| v1::RemoveModelReply {
+            name: "m:latest".to_owned(),
+            plan: Some(v1::PlanView { acts: vec![act(1, 7)], frees_bytes: 4 }),
+            left: left.iter().map(|name| (*name).to_owned()).collect(),
+            is_forgotten,
+            silent: vec![],
+        };
+        let goes = "m:latest goes from n1: 9 bytes, 4 of them become free";
+        assert_eq!(deletion_lines(&reply(&["n2"], false)), [goes, "m:latest stays on n2"]);
+        assert_eq!(deletion_lines(&reply(&[], true)), [goes, "m:latest is wanted nowhere any more"]);
+    }
+
+    #[test]
+    fn what_was_found_or_why_not_is_told() {
+        let found = |models: Result<u32, String>| rescanned(Found { node: "a".to_owned(), models });
+        assert_eq!(found(Ok(3)).models, Some(3));
+        let silent = found(Err("it cannot be reached".to_owned()));
+        assert_eq!((silent.models, silent.problem.as_deref()), (None, Some("it cannot be reached")));
+    }
+
+    #[test]
+    fn an_event_is_told_with_what_it_is_about() {
+        let (kind, subject, text) = ("model_pinned".to_owned(), "m:latest".to_owned(), "at 07".to_owned());
+        let told = event(v1::ClusterEvent { revision: 5, at_ms: 0, kind, subject, text });
+        assert_eq!((told.text.as_str(), told.at.as_str()), ("m:latest: at 07", "1970-01-01T00:00:00Z"));
+    }
+
+    #[test]
+    fn where_nothing_is_said_of_the_place_the_request_says_nothing_either() {
+        let asked = PullAsked { model: "m".to_owned(), ..PullAsked::default() };
+        let request = pull_request(&asked);
+        assert_eq!((request.replicas, request.on_all, request.nodes.len()), (None, false, 0));
+    }
+}

@@ -1,0 +1,132 @@
+//! The leader gives tasks to nodes: who gets what is decided by `core::tasks`, and each gift is fenced by the term in
+//! which it was decided.
+//!
+//! It looks at each change, and again a little later although nothing changed, since a node may have come or gone. What
+//! is refused is decided anew from fresh facts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use ollamax_core::catalog::{Fault, TaskState};
+use ollamax_core::tasks::assign;
+use ollamax_metadata::ProposeError;
+use ollamax_types::ErrorCode;
+
+use super::Lead;
+use crate::follow::pause_after;
+
+/// Time between two looks although nothing changed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Gives tasks out while this node leads, until `stop`.
+pub(super) async fn lead(lead: Arc<dyn Lead>, stop: CancellationToken) {
+    let mut changes = lead.changes();
+    let mut took = Duration::ZERO;
+    loop {
+        let pause = pause_after(took);
+        let woken = async {
+            sleep(pause).await;
+            tokio::select! {
+                changed = changes.changed() => changed.is_ok(),
+                () = sleep(LOOK_INTERVAL.saturating_sub(pause)) => true,
+            }
+        };
+        if stop.run_until_cancelled(woken).await != Some(true) {
+            return;
+        }
+        changes.borrow_and_update();
+        let Some(term) = lead.term() else {
+            took = Duration::ZERO;
+            continue;
+        };
+        match stop.run_until_cancelled(give_out(&*lead, term, &mut took)).await {
+            Some(Ok(())) => {}
+            Some(Err(fault)) => {
+                tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read the tasks to give them out");
+            }
+            None => return,
+        }
+    }
+}
+
+/// One look; `took` is how long the decision took.
+async fn give_out(lead: &dyn Lead, term: u64, took: &mut Duration) -> Result<(), Fault> {
+    let began = Instant::now();
+    let tasks = lead.tasks()?;
+    let is_any_queued = tasks.iter().any(|task| task.state == TaskState::Queued);
+    let given = if is_any_queued { assign(&tasks, &lead.hosts()?) } else { Vec::new() };
+    *took = began.elapsed();
+    for (id, node) in given {
+        match lead.give(id, node, term).await {
+            Ok(()) => tracing::info!(task = %id, %node, "a task was given to a node"),
+            Err(ProposeError::Refused(refusal)) => {
+                tracing::debug!(task = %id, %node, %refusal, "a task was not given; decided anew");
+            }
+            Err(error) => {
+                tracing::debug!(task = %id, code = %error.code(), %error, "give a task to a node; decided anew");
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use ollamax_core::tasks::Host;
+    use ollamax_types::NodeId;
+
+    use super::*;
+    use crate::follow::tasks::mem::{MemRecord, task};
+
+    fn hosts(nodes: &[u64]) -> Vec<Host> {
+        nodes.iter().map(|node| Host { node: NodeId(*node), is_fit: true }).collect()
+    }
+
+    async fn looks(record: &MemRecord, hosts_now: Vec<Host>, term: Option<u64>) -> usize {
+        record.set_lead(term, hosts_now);
+        let stop = CancellationToken::new();
+        let leading = lead(Arc::new(record.clone()), stop.clone());
+        let ends = async {
+            sleep(3 * LOOK_INTERVAL).await;
+            stop.cancel();
+        };
+        tokio::join!(leading, ends);
+        record.working().len()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_who_leads_gives_tasks_out_and_in_its_own_term() {
+        let record = MemRecord::new(1);
+        record.put(task(1));
+        record.put(task(2));
+        assert_eq!(looks(&record, hosts(&[1, 2]), None).await, 0);
+        assert_eq!(looks(&record, vec![], Some(4)).await, 0, "nobody is fit");
+        record.set_term_now(5);
+        assert_eq!(looks(&record, hosts(&[1, 2]), Some(4)).await, 0, "another one leads by now");
+        record.set_term_now(4);
+        assert_eq!(looks(&record, hosts(&[1, 2]), Some(4)).await, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_waits_for_a_node_that_is_fit_and_goes_to_it_although_nothing_changed() {
+        let record = MemRecord::new(1);
+        record.put(task(1));
+        record.set_lead(Some(1), vec![]);
+        record.set_term_now(1);
+        let stop = CancellationToken::new();
+        let leading = lead(Arc::new(record.clone()), stop.clone());
+        let comes = async {
+            sleep(2 * LOOK_INTERVAL).await;
+            assert!(record.working().is_empty());
+            record.set_lead(Some(1), hosts(&[2]));
+            sleep(2 * LOOK_INTERVAL).await;
+            stop.cancel();
+        };
+        tokio::join!(leading, comes);
+        assert_eq!(record.working(), [NodeId(2)]);
+    }
+}

@@ -1,0 +1,287 @@
+//! Works at the tasks that the record gives to this node, and says so again and again.
+//!
+//! Always: what works here is told in one command, three times in a lease; what could not be told for a whole lease is
+//! let go, since another node may have it by then. How a task ended is told until the record takes it or has moved. A
+//! node that stops ends nothing: its leases run out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use ollamax_core::catalog::{Answer, Command, Fault, Task, TaskTold};
+use ollamax_metadata::{Committed, ProposeError};
+use ollamax_security::draw_request_id;
+use ollamax_tools::progress::{Progress, Step};
+use ollamax_tools::work::Work;
+use ollamax_tools::{Caller, Principal, ToolError};
+use ollamax_types::limits::TASK_LEASE;
+use ollamax_types::{ErrorCode, TaskId, Timestamp};
+
+use super::desk::{self, Deed, Held, Look, Stage};
+use super::{Bench, Record};
+use crate::follow::pause_after;
+
+/// Parts of a lease after which it is renewed.
+const TELLS_IN_A_LEASE: u32 = 3;
+/// Pause before an end that was not taken is told again.
+const END_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// A task that this node has to do with.
+struct Job {
+    /// None of this process has the same.
+    number: u64,
+    held: Held,
+    renewed_at: Instant,
+    /// Breaks it off.
+    gone: CancellationToken,
+    /// Asks it to stop.
+    cancelled: CancellationToken,
+    steps: watch::Receiver<Step>,
+}
+
+/// What wakes the loop.
+enum Event {
+    Changed,
+    Look,
+    Tell,
+    /// A job came to its end: on record from this revision on, or not at all.
+    Worked(TaskId, u64, Option<u64>),
+    /// Leases were renewed, or not.
+    Told(Vec<TaskTold>, Instant, Result<(), ProposeError>),
+}
+
+/// The loop's state.
+struct Worker {
+    record: Arc<dyn Record>,
+    bench: Arc<dyn Bench>,
+    stop: CancellationToken,
+    since: Timestamp,
+    jobs: BTreeMap<TaskId, Job>,
+    begun: u64,
+    is_telling: bool,
+    under_way: FuturesUnordered<BoxFuture<'static, Event>>,
+}
+
+/// Works until `stop`.
+pub(super) async fn work(record: Arc<dyn Record>, bench: Arc<dyn Bench>, stop: CancellationToken) {
+    let mut changes = record.changes();
+    let mut worker = Worker::new(record, bench, stop.clone());
+    let between_tells = TASK_LEASE / TELLS_IN_A_LEASE;
+    let mut tells = interval_at(Instant::now() + between_tells, between_tells);
+    tells.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut is_due, mut look_at) = (true, Instant::now());
+    loop {
+        let event = tokio::select! {
+            () = stop.cancelled() => return,
+            changed = changes.changed(), if !is_due => match changed {
+                Ok(()) => Event::Changed,
+                Err(_) => return,
+            },
+            () = sleep_until(look_at), if is_due => Event::Look,
+            Some(event) = worker.under_way.next(), if !worker.under_way.is_empty() => event,
+            _ = tells.tick() => Event::Tell,
+        };
+        match event {
+            Event::Changed => is_due = true,
+            Event::Look => {
+                changes.borrow_and_update();
+                let began = Instant::now();
+                if let Err(fault) = worker.look() {
+                    tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read the tasks");
+                }
+                (is_due, look_at) = (false, Instant::now() + pause_after(began.elapsed()));
+            }
+            Event::Tell => worker.tell(),
+            Event::Worked(id, number, revision) => {
+                worker.worked(id, number, revision);
+                is_due = true;
+            }
+            Event::Told(tasks, at, outcome) => worker.told(&tasks, at, outcome),
+        }
+    }
+}
+
+// === impl Worker ===
+
+impl Worker {
+    fn new(record: Arc<dyn Record>, bench: Arc<dyn Bench>, stop: CancellationToken) -> Self {
+        let since = record.log_time();
+        let (jobs, under_way) = (BTreeMap::new(), FuturesUnordered::new());
+        Self { record, bench, stop, since, jobs, begun: 0, is_telling: false, under_way }
+    }
+
+    /// Does what follows from the record.
+    fn look(&mut self) -> Result<(), Fault> {
+        let (tasks, revision) = self.record.tasks()?;
+        let look = Look { node: self.record.node(), since: self.since, tasks: &tasks, revision };
+        let held = self.jobs.iter().map(|(id, job)| (*id, job.held)).collect();
+        for deed in look.deeds(&held) {
+            match deed {
+                Deed::Begin(task) => self.begin(*task),
+                Deed::Cancel(id) => {
+                    if let Some(job) = self.jobs.get(&id) {
+                        job.cancelled.cancel();
+                    }
+                }
+                Deed::Drop(id) => {
+                    if let Some(job) = self.jobs.remove(&id) {
+                        job.gone.cancel();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, task: Task) {
+        let (progress, steps) = Progress::channel();
+        let (gone, cancelled) = (CancellationToken::new(), CancellationToken::new());
+        let (id, number) = (task.id, self.begun);
+        self.begun += 1;
+        let held = Held { attempt: task.attempt, stage: Stage::Works };
+        let job =
+            Job { number, held, renewed_at: Instant::now(), gone: gone.clone(), cancelled: cancelled.clone(), steps };
+        self.jobs.insert(id, job);
+        tracing::info!(task = %id, tool = task.tool, attempt = task.attempt, "work at a task begins");
+        let course = Course {
+            record: Arc::clone(&self.record),
+            bench: Arc::clone(&self.bench),
+            stop: self.stop.clone(),
+            cancelled,
+            progress,
+            task,
+        };
+        let running = async move {
+            let revision = gone.run_until_cancelled(course.run()).await.flatten();
+            Event::Worked(id, number, revision)
+        };
+        self.under_way.push(running.boxed());
+    }
+
+    /// Renews the leases, if there are any, and lets go what could not be renewed for a whole one.
+    fn tell(&mut self) {
+        for (id, job) in &mut self.jobs {
+            if job.held.stage == Stage::Works && job.renewed_at.elapsed() > TASK_LEASE {
+                tracing::warn!(task = %id, "the lease of a task could not be renewed; another node may have it");
+                job.gone.cancel();
+                job.held.stage = Stage::LetGo;
+            }
+        }
+        let working = self.jobs.iter().filter(|(_, job)| job.held.stage == Stage::Works);
+        let tasks: Vec<TaskTold> =
+            working.map(|(id, job)| desk::told(*id, job.held.attempt, &job.steps.borrow())).collect();
+        if tasks.is_empty() || self.is_telling {
+            return;
+        }
+        self.is_telling = true;
+        let (at, command) = (Instant::now(), Command::TellTasks { node: self.record.node(), tasks: tasks.clone() });
+        let told = self.record.tell(command);
+        let telling = async move {
+            let outcome = told.await.and_then(Committed::accepted).map(|_| ());
+            Event::Told(tasks, at, outcome)
+        };
+        self.under_way.push(telling.boxed());
+    }
+
+    fn told(&mut self, tasks: &[TaskTold], at: Instant, outcome: Result<(), ProposeError>) {
+        self.is_telling = false;
+        match outcome {
+            Ok(()) => {
+                for told in tasks {
+                    let job = self.jobs.get_mut(&told.id).filter(|job| job.held.attempt == told.attempt);
+                    if let Some(job) = job {
+                        job.renewed_at = job.renewed_at.max(at);
+                    }
+                }
+            }
+            Err(error) => tracing::debug!(code = %error.code(), %error, "renew the leases of tasks; tried again soon"),
+        }
+    }
+
+    fn worked(&mut self, id: TaskId, number: u64, revision: Option<u64>) {
+        // What was dropped says nothing any more.
+        if let Some(job) = self.jobs.get_mut(&id).filter(|job| job.number == number) {
+            job.held.stage = revision.map_or(Stage::LetGo, Stage::Ended);
+        }
+    }
+}
+
+/// One task in one attempt.
+struct Course {
+    record: Arc<dyn Record>,
+    bench: Arc<dyn Bench>,
+    stop: CancellationToken,
+    cancelled: CancellationToken,
+    progress: Progress,
+    task: Task,
+}
+
+// === impl Course ===
+
+impl Course {
+    /// Has it done and tells how it ended; the revision from which on that is on record, if it is.
+    async fn run(self) -> Option<u64> {
+        let answer = self.answer().await;
+        // Whatever a node that stops makes of its work: another one goes on with it.
+        if self.stop.is_cancelled() {
+            return None;
+        }
+        let cancel_asked = self.task.cancel_asked || self.cancelled.is_cancelled();
+        let outcome = desk::outcome(answer, cancel_asked)?;
+        let (node, id, attempt) = (self.record.node(), self.task.id, self.task.attempt);
+        let mut command = Command::EndTask { node, id, attempt, outcome };
+        loop {
+            match self.record.tell(command.clone()).await {
+                Ok(committed) => {
+                    if let Answer::Refused(refusal) = committed.answer {
+                        tracing::info!(task = %id, %refusal, "a task that ended here is somebody else's by now");
+                    }
+                    return Some(committed.revision);
+                }
+                Err(ProposeError::Refused(refusal)) => {
+                    tracing::warn!(task = %id, %refusal, "the end of a task is not taken");
+                    return None;
+                }
+                Err(ProposeError::TooLarge { .. }) => {
+                    command = Command::EndTask { node, id, attempt, outcome: desk::too_large() };
+                }
+                Err(error) => {
+                    tracing::debug!(task = %id, code = %error.code(), %error, "tell how a task ended; tried again");
+                    sleep(END_AGAIN_AFTER).await;
+                }
+            }
+        }
+    }
+
+    async fn answer(&self) -> Result<Value, ToolError> {
+        let task = &self.task;
+        if task.cancel_asked {
+            return Err(ToolError::new(ErrorCode::PullCancelled, "it was ended before it was begun", ""));
+        }
+        let unreadable = |what: &str| {
+            let message = format!("{what} of the task cannot be read");
+            ToolError::new(ErrorCode::Internal, message, "ollamax logs --level error")
+        };
+        let principal = Principal::of_subject(&task.subject).ok_or_else(|| unreadable("the owner"))?;
+        let arguments = serde_json::from_str(&task.arguments_json).map_err(|_| unreadable("the arguments"))?;
+        let work = Work {
+            caller: Caller { principal, request: draw_request_id() },
+            task: task.id.to_string(),
+            attempt: task.attempt,
+            progress: self.progress.clone(),
+            cancelled: self.cancelled.clone(),
+        };
+        self.bench.work(work, task.tool.clone(), arguments).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

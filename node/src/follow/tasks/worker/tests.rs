@@ -1,0 +1,180 @@
+//! What a node does with the tasks that it is given, on a paused clock, over a record and a bench in memory.
+
+use std::future::pending;
+
+use serde_json::json;
+
+use ollamax_core::catalog::TaskState;
+use ollamax_types::NodeId;
+
+use super::*;
+use crate::follow::tasks::mem::{MemBench, MemRecord, task};
+
+const OWN: NodeId = NodeId(2);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A worker at its record and its bench, while somebody does something to them.
+async fn beside(record: &MemRecord, bench: &Arc<MemBench>, script: impl Future<Output = ()>) {
+    let stop = CancellationToken::new();
+    let working = work(Arc::new(record.clone()), Arc::clone(bench) as _, stop.clone());
+    let scripted = async {
+        script.await;
+        stop.cancel();
+    };
+    tokio::join!(working, scripted);
+}
+
+fn bench<W>(working: impl Fn(Work) -> W + Send + Sync + 'static) -> Arc<MemBench>
+where
+    W: Future<Output = Result<Value, ToolError>> + Send + 'static,
+{
+    Arc::new(MemBench::new(working))
+}
+
+/// One that never comes to an end.
+fn endless() -> Arc<MemBench> {
+    bench(|_| pending())
+}
+
+fn given(number: u8, attempt: u32) -> Task {
+    Task { state: TaskState::Working { node: OWN }, attempt, ..task(number) }
+}
+
+fn is_completed(record: &MemRecord, number: u8) -> bool {
+    matches!(record.get(number).state, TaskState::Completed { .. })
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_given_to_this_node_is_done_once_and_nothing_else() {
+    let record = MemRecord::new(OWN.0);
+    let bench = bench(|work: Work| async move {
+        assert_eq!((work.attempt, work.caller.principal), (3, Principal::of_socket(7)));
+        Ok(json!({"nodes": ["a"]}))
+    });
+    record.put(task(1));
+    record.put(Task { state: TaskState::Working { node: NodeId(3) }, ..task(2) });
+    record.put(given(3, 3));
+    beside(&record, &bench, sleep(SECOND)).await;
+    assert_eq!(record.get(3).state, TaskState::Completed { result_json: r#"{"nodes":["a"]}"#.to_owned() });
+    assert_eq!((bench.counts(), record.counts()), ((1, 0), (0, 1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_are_renewed_three_times_each_with_how_far_it_is() {
+    let record = MemRecord::new(OWN.0);
+    let bench = bench(|work: Work| async move {
+        work.progress.tell(3, Some(10), "half way");
+        pending().await
+    });
+    record.put(given(1, 1));
+    record.put(given(2, 1));
+    beside(&record, &bench, sleep(3 * TASK_LEASE + SECOND)).await;
+    let (tells, ends) = record.counts();
+    assert!((9..=10).contains(&tells) && ends == 0, "{tells} tells, {ends} ends");
+    let progress = record.get(1).progress;
+    assert_eq!((progress.done, progress.total, progress.text.as_str()), (3, 10, "half way"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_to_stop_hears_of_it_and_says_itself_how_it_ends() {
+    let record = MemRecord::new(OWN.0);
+    let bench = bench(|work: Work| async move {
+        work.cancelled.cancelled().await;
+        Err(ToolError::new(ErrorCode::PullCancelled, "it was ended", ""))
+    });
+    record.put(given(1, 1));
+    beside(&record, &bench, async {
+        sleep(SECOND).await;
+        assert_eq!(bench.counts(), (1, 1));
+        record.put(Task { cancel_asked: true, ..record.get(1) });
+        sleep(SECOND).await;
+    })
+    .await;
+    assert_eq!(record.get(1).state, TaskState::Cancelled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_to_stop_before_it_began_is_not_begun() {
+    let (record, bench) = (MemRecord::new(OWN.0), endless());
+    record.put(Task { cancel_asked: true, ..given(1, 1) });
+    beside(&record, &bench, sleep(SECOND)).await;
+    assert_eq!((record.get(1).state, bench.counts()), (TaskState::Cancelled, (0, 0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_moved_is_broken_off_without_a_word() {
+    let (record, bench) = (MemRecord::new(OWN.0), endless());
+    record.put(given(1, 1));
+    beside(&record, &bench, async {
+        sleep(SECOND).await;
+        assert_eq!(bench.counts(), (1, 1));
+        record.put(Task { state: TaskState::Working { node: NodeId(3) }, attempt: 2, ..record.get(1) });
+        sleep(SECOND).await;
+        assert_eq!((bench.counts(), record.counts().1), ((1, 0), 0));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_cannot_tell_lets_go_and_begins_again_only_in_another_attempt() {
+    let (record, bench) = (MemRecord::new(OWN.0), endless());
+    record.put(given(1, 1));
+    beside(&record, &bench, async {
+        sleep(SECOND).await;
+        record.cut_off(true);
+        sleep(2 * TASK_LEASE).await;
+        assert_eq!(bench.counts(), (1, 0));
+        record.cut_off(false);
+        record.put(task(2));
+        sleep(SECOND).await;
+        assert_eq!(bench.counts(), (1, 0), "by now another node may have it");
+        record.put(given(1, 2));
+        sleep(SECOND).await;
+        assert_eq!(bench.counts(), (2, 1));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_is_told_until_it_is_taken() {
+    let (record, bench) = (MemRecord::new(OWN.0), bench(|_| async { Ok(json!("done")) }));
+    record.cut_off(true);
+    record.put(given(1, 1));
+    beside(&record, &bench, async {
+        sleep(3 * SECOND).await;
+        assert!(!is_completed(&record, 1));
+        record.cut_off(false);
+        sleep(2 * SECOND).await;
+        assert!(is_completed(&record, 1));
+    })
+    .await;
+    assert_eq!((bench.counts(), record.counts().1), ((1, 0), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_is_asked_for_again_is_done_again_although_its_attempt_has_the_same_number() {
+    let (record, bench) = (MemRecord::new(OWN.0), bench(|_| async { Ok(json!("done")) }));
+    record.put(given(1, 1));
+    beside(&record, &bench, async {
+        sleep(SECOND).await;
+        assert!(is_completed(&record, 1));
+        record.put(given(1, 1));
+        sleep(SECOND).await;
+        assert!(is_completed(&record, 1));
+    })
+    .await;
+    assert_eq!(bench.counts(), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_stops_ends_nothing() {
+    let (record, bench) = (MemRecord::new(OWN.0), endless());
+    record.put(given(1, 1));
+    beside(&record, &bench, sleep(SECOND)).await;
+    assert_eq!((bench.counts(), record.counts().1), ((1, 0), 0), "the work is broken off, and the lease runs out");
+    let (record, stops) = (MemRecord::new(OWN.0), ErrorCode::Draining);
+    let bench = MemBench::new(move |_| async move { Err(ToolError::new(stops, "stops", "")) });
+    record.put(given(1, 1));
+    beside(&record, &Arc::new(bench), sleep(SECOND)).await;
+    assert_eq!(record.counts().1, 0, "nor what failed because it stops");
+}
