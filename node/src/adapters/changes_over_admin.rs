@@ -314,11 +314,14 @@ mod tests {
             plan: Some(v1::PlanView { acts: vec![act(1, 7)], frees_bytes: 4 }),
             left: left.iter().map(|name| (*name).to_owned()).collect(),
             is_forgotten,
-            silent: vec![],
+            ..v1::RemoveModelReply::default()
         };
         let goes = "m:latest goes from n1: 9 bytes, 4 of them become free";
         assert_eq!(deletion_lines(&reply(&["n2"], false)), [goes, "m:latest stays on n2"]);
         assert_eq!(deletion_lines(&reply(&[], true)), [goes, "m:latest is wanted nowhere any more"]);
+        let guard = v1::GuardView { what: "it is pinned".to_owned(), ..v1::GuardView::default() };
+        let told = v1::RemoveModelReply { refusal: Some(guard), ..reply(&[], false) };
+        assert_eq!(deletion_lines(&told), [goes, "it would be refused: it is pinned"]);
     }
 
     #[test]
