@@ -182,7 +182,6 @@ async fn copies_of_a_pinned_version_stay_and_what_is_not_there_cannot_go() {
     let desk = Desk::with_wish().await;
     desk.hear(2);
     desk.change(Command::PinModel { name: named("m"), digest: Some(digest(1)) }).await;
-    let before = desk.revision();
     let (pinned, unpin) = ("m:latest is pinned at 010101010101", "ollamax model unpin m:latest");
     for nodes in [&["n1"][..], &[]] {
         let told = desk.look(remove(nodes)).await;
@@ -190,6 +189,7 @@ async fn copies_of_a_pinned_version_stay_and_what_is_not_there_cannot_go() {
         assert_eq!((told.pinned, guard.what.as_str(), guard.next.as_str()), (vec![1; 32], pinned, unpin));
         check_refused(desk.models().remove_model(remove(nodes)).await, ErrorCode::PreconditionFailed, pinned, unpin);
     }
+    let before = desk.revision();
     let told = desk.look(insist(&[])).await;
     assert_eq!((told.pinned, told.refusal), (vec![1; 32], None), "whoever insists is told of the pin too");
     for (asked, (code, what, next)) in [
