@@ -2,8 +2,8 @@
 //! leads.
 //!
 //! Who works at what stands in the replicated record and nowhere else. What is done about it is decided by `desk` and
-//! by `core::tasks`; the loops here perform it. Neither loop fails the node: what cannot be done now is tried again, and
-//! a node that cannot say that it is at work loses its tasks to another one.
+//! by `core::tasks`; the loops here perform it. Neither loop fails the node: what cannot be done now is tried again,
+//! and a node that cannot say that it is at work loses its tasks to another one.
 
 use std::sync::Arc;
 
@@ -86,8 +86,8 @@ trait Bench: Send + Sync + 'static {
     fn work(&self, work: Work, tool: String, arguments: Value) -> BoxFuture<'static, Result<Value, ToolError>>;
 }
 
-/// Both loops, while this node has engines, until `stop`. What is worked at then is left as it is: nothing is cancelled,
-/// and another node goes on when the lease is over.
+/// Both loops, while this node has engines, until `stop`. What is worked at then is left as it is: nothing is
+/// cancelled, and another node goes on when the lease is over.
 pub(crate) async fn follow(slot: Slot, tools: Toolbox, stop: CancellationToken) {
     let mut places = slot.subscribe();
     loop {

@@ -78,6 +78,7 @@ async fn give_out(lead: &dyn Lead, term: u64, took: &mut Duration) -> Result<(),
 mod tests {
     use ollamax_core::tasks::Host;
     use ollamax_types::NodeId;
+    use tokio::time::timeout;
 
     use super::*;
     use crate::follow::tasks::mem::{MemRecord, task};
@@ -88,13 +89,8 @@ mod tests {
 
     async fn looks(record: &MemRecord, hosts_now: Vec<Host>, term: Option<u64>) -> usize {
         record.set_lead(term, hosts_now);
-        let stop = CancellationToken::new();
-        let leading = lead(Arc::new(record.clone()), stop.clone());
-        let ends = async {
-            sleep(3 * LOOK_INTERVAL).await;
-            stop.cancel();
-        };
-        tokio::join!(leading, ends);
+        let leading = lead(Arc::new(record.clone()), CancellationToken::new());
+        assert!(timeout(3 * LOOK_INTERVAL, leading).await.is_err(), "it leads until it is stopped");
         record.working().len()
     }
 

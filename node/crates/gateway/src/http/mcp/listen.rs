@@ -1,9 +1,9 @@
 //! `subscriptions/listen` for tasks: a client hears of each change of the tasks that it names.
 //!
-//! rmcp's filter has no word for tasks yet. So the door reads their ids from the message, hands them over beside it, and
-//! names in the acknowledgement those that it took. Always: a task that the caller may not see is not taken; how a task
-//! stands is told once at the beginning and then when it has changed; the stream ends with its result when the node
-//! stops.
+//! rmcp's filter has no word for tasks yet. So the door reads their ids from the message, hands them over beside it,
+//! and names in the acknowledgement those that it took. Always: a task that the caller may not see is not taken; how a
+//! task stands is told once at the beginning and then when it has changed; the stream ends with its result when the
+//! node stops.
 
 use std::collections::BTreeMap;
 use std::future::pending;

@@ -1,8 +1,8 @@
 //! Tasks in the words of the protocol's extension `io.modelcontextprotocol/tasks`.
 //!
-//! Pure. A tool that could not do what was asked has completed its task with an answer that says so: failing is kept for
-//! errors of the protocol. What waits for approval asks for it where the client can ask its user, and says elsewhere
-//! which command to type.
+//! Pure. A tool that could not do what was asked has completed its task with an answer that says so: failing is kept
+//! for errors of the protocol. What waits for approval asks for it where the client can ask its user, and says
+//! elsewhere which command to type.
 
 use std::collections::BTreeMap;
 
