@@ -414,7 +414,7 @@ mod tests {
         let temp = tempfile::tempdir().expect("temp");
         let place = temp.path().join("data");
         std::fs::create_dir(&place).expect("made");
-        for (folder, mode) in [(temp.path(), 0o700), (&place, 0o751)] {
+        for (folder, mode) in [(temp.path(), 0o700), (place.as_path(), 0o751)] {
             std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode)).expect("ours");
         }
         let found: Vec<u32> = modes(&place).expect("ours").into_iter().map(|mode| mode & 0o777).collect();
