@@ -414,7 +414,9 @@ mod tests {
         let temp = tempfile::tempdir().expect("temp");
         let place = temp.path().join("data");
         std::fs::create_dir(&place).expect("made");
-        std::fs::set_permissions(&place, std::fs::Permissions::from_mode(0o751)).expect("ours");
+        for (folder, mode) in [(temp.path(), 0o700), (place.as_path(), 0o751)] {
+            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode)).expect("ours");
+        }
         let found: Vec<u32> = modes(&place).expect("ours").into_iter().map(|mode| mode & 0o777).collect();
         assert_eq!(found[..2], [0o751, 0o700]);
         assert!(modes(&temp.path().join("gone")).is_err());
