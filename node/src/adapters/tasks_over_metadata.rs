@@ -13,6 +13,7 @@ use ollamax_security::random_bytes;
 use ollamax_tools::ports::{Answer, NewTask, Tasks};
 use ollamax_tools::views::{TaskError, TaskView};
 use ollamax_tools::{Caller, ToolError};
+use ollamax_types::limits::TASK_TEXT_BYTES_MAX;
 use ollamax_types::{ErrorCode, NodeId, TaskId, Timestamp};
 
 use crate::adapters::changes_over_admin::by_caller;
@@ -172,17 +173,21 @@ fn view(task: Task, name_of: &dyn Fn(NodeId) -> String) -> TaskView {
         error: None,
     };
     match task.state {
-        TaskState::Waiting if shown.text.is_empty() => {
-            shown.text = format!("it waits until somebody says: ollamax approve {}", shown.id);
-        }
+        // What is asked for is what is approved; how, every door says in its own words.
+        TaskState::Waiting => shown.text = cut(&format!("{} {}", shown.tool, task.arguments_json)),
         TaskState::Working { node } => shown.node = Some(name_of(node)),
         TaskState::Completed { result_json } => shown.result = serde_json::from_str(&result_json).ok(),
         TaskState::Failed { code, text, next } => {
             shown.error = Some(TaskError { code: code.as_str().to_owned(), message: text, next });
         }
-        TaskState::Waiting | TaskState::Queued | TaskState::Cancelled => {}
+        TaskState::Queued | TaskState::Cancelled => {}
     }
     shown
+}
+
+/// As much of a text as a task keeps of one.
+fn cut(text: &str) -> String {
+    text[..text.floor_char_boundary(TASK_TEXT_BYTES_MAX)].to_owned()
 }
 
 /// Log time, as RFC 3339 writes it.
@@ -229,9 +234,10 @@ mod tests {
         assert_eq!((working.done, working.total, working.attempt), (3, None, 2));
         assert_eq!(working.created_at, "1970-01-01T00:00:00Z");
         assert_eq!(working.updated_at, "1970-01-01T00:00:01.5Z");
-        let waiting = shown(TaskState::Waiting);
-        let id = format!("task_{}", "ab".repeat(16));
-        assert!(waiting.text.ends_with(&format!("ollamax approve {id}")), "{waiting:?}");
+        let waiting = Task { arguments_json: r#"{"model":"m"}"#.to_owned(), ..task(TaskState::Waiting) };
+        assert_eq!(view(waiting, &|_| String::new()).text, r#"pull_model {"model":"m"}"#);
+        let long = Task { arguments_json: "ä".repeat(400), ..task(TaskState::Waiting) };
+        assert_eq!(view(long, &|_| String::new()).text.len(), 511);
         let completed = shown(TaskState::Completed { result_json: r#"["a"]"#.to_owned() });
         assert_eq!((completed.result, completed.node), (Some(json!(["a"])), None));
         let (text, next) = ("full".to_owned(), "free some".to_owned());
