@@ -23,6 +23,7 @@ use crate::http::{OpenDoor, body, edge, loopback};
 mod refusal;
 pub(crate) mod rules;
 mod server;
+pub(crate) mod socket;
 
 use self::refusal::Refusal;
 use self::server::Server;
