@@ -12,11 +12,13 @@ use ollamax_types::{Knob, ReplicaKnob};
 
 use crate::error;
 
+mod mcp;
 mod model;
 mod node;
 mod registry;
 mod wishes;
 
+pub(crate) use mcp::McpArgs;
 pub(crate) use model::{CreateArgs, ImportArgs, ModelCommand, PullArgs, PullRate, PushArgs, Replicas, VerifyArgs};
 pub(crate) use node::{DrainArgs, LabelWord, NodeCommand};
 pub(crate) use registry::{LifecycleArgs, RegistryCommand, RemoveArgs, RollbackArgs, RulesCommand};
@@ -137,6 +139,9 @@ pub(crate) enum Command {
     /// What assistants can do with the cluster, by hand
     #[command(subcommand)]
     Tool(ToolCommand),
+    /// The tools for an assistant on this machine, over standard input and output
+    #[command(after_help = mcp::EXAMPLES)]
+    Mcp(McpArgs),
     /// Which models are in memory, and where
     #[command(after_help = "Examples:\n  ollamax ps\n  ollamax ps --api http://a.lan:11435")]
     Ps(ApiArgs),
