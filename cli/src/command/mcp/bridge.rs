@@ -2,8 +2,8 @@
 //! where that is safe, and with an error that says what to do where it is not.
 //!
 //! Always: a request that may have been begun goes to another node only if it changes nothing more the second time; a
-//! node's death is told within [`SEARCH_MAX`], unless another node goes on; a subscription that was acknowledged is opened
-//! again until the assistant ends it.
+//! node's death is told within [`SEARCH_MAX`], unless another node goes on; a subscription that was acknowledged is
+//! opened again until the assistant ends it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -96,8 +96,8 @@ pub(crate) fn own_name() -> Value {
     json!({"name": "ollamax", "title": "OllamaMax", "version": env!("CARGO_PKG_VERSION")})
 }
 
-/// What is answered to `initialize`; `discovered` is what a node said of itself, where one did. A lab that is away comes
-/// back, so its assistants are let in without it, too.
+/// What is answered to `initialize`; `discovered` is what a node said of itself, where one did. A lab that is away
+/// comes back, so its assistants are let in without it, too.
 pub(crate) fn initialized(params: &Params, discovered: Option<&Value>) -> Value {
     let wanted = params.get("protocolVersion").and_then(Value::as_str);
     let version = HANDSHAKES.into_iter().find(|version| wanted == Some(*version)).unwrap_or(HANDSHAKES[1]);

@@ -25,7 +25,8 @@ use crate::place;
 const NODES_MAX: usize = 16;
 /// Where a daemon listens for clients unless it was told otherwise.
 const LISTENER: &str = "http://127.0.0.1:11435";
-/// How long a connection is quiet before its other end is asked whether it is there, and how long it may take to say so.
+/// How long a connection is quiet before its other end is asked whether it is there, and how long that may take to say
+/// so.
 const QUIET_MAX: Duration = Duration::from_secs(1);
 /// The path of the protocol.
 const PATH: &str = "/mcp";
@@ -101,7 +102,7 @@ impl Ways for Targets {
             Some(Target::Socket) => Box::pin(open_socket(global)),
             Some(Target::Listener) => Box::pin(async move { own_listener(&global)?.open().await }),
             Some(Target::Named(address)) => Box::pin(address.open()),
-            None => Box::pin(async { Err(io::Error::from(io::ErrorKind::NotFound)) }),
+            None => Box::pin(async { Err::<Way, _>(io::Error::from(io::ErrorKind::NotFound)) }),
         }
     }
 }

@@ -21,10 +21,13 @@ use ollamax_types::RequestId;
 
 use super::refusal::Refusal;
 use super::server::Server;
-use super::{MESSAGE_BYTES_MAX, Service, check_message, check_version, is_json};
+use super::{MESSAGE_BYTES_MAX, check_message, check_version, is_json};
 use crate::grpc::SocketUser;
 use crate::http::body;
 use crate::toolbox::Toolbox;
+
+/// The protocol, ready for requests of administrators.
+type Service = StreamableHttpService<Server, NeverSessionManager>;
 
 /// The route, for the routes of the socket.
 pub(crate) fn route(tools: Toolbox) -> Router {
