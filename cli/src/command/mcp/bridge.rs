@@ -211,6 +211,8 @@ impl Bridge {
         }
         let list = self.own("tools/list", client).await?;
         self.known.learn(&list);
+        // So that it is not looked for at each call.
+        self.known.miss(tool);
         self.known.of(tool)
     }
 

@@ -81,6 +81,14 @@ impl Known {
         }
     }
 
+    /// Remembers of a tool that stands in no list that it says nothing.
+    pub(crate) fn miss(&self, name: &str) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < TOOLS_MAX {
+            known.entry(name.to_owned()).or_default();
+        }
+    }
+
     /// What a tool said.
     pub(crate) fn of(&self, name: &str) -> Option<Hints> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
@@ -161,6 +169,8 @@ mod tests {
         ];
         known.learn(&json!({"tools": tools}));
         known.learn(&json!({"tools": 7}));
+        known.miss("hidden");
+        known.miss("reads");
         known
     }
 
@@ -179,6 +189,7 @@ mod tests {
         check("pulls", json!({KEY: 7}), false);
         check("silent", json!({KEY: "k"}), false);
         check("unheard_of", json!({KEY: "k"}), false);
+        check("hidden", json!({KEY: "k"}), false);
         let mut beside = call("pulls", json!({}));
         beside.params.insert("_meta".to_owned(), json!({KEY_IN_META: "k"}));
         assert!(may_repeat(&beside, known.of("pulls")));

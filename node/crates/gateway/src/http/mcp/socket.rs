@@ -9,6 +9,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::request::Parts as Head;
 use axum::http::{Method, Response, StatusCode};
 use axum::routing::any;
 use bytes::Bytes;
@@ -28,6 +29,13 @@ use crate::toolbox::Toolbox;
 
 /// The protocol, ready for requests of administrators.
 type Service = StreamableHttpService<Server, NeverSessionManager>;
+
+/// A message that was let in; its caller stands beside it.
+struct Admitted {
+    head: Head,
+    bytes: Bytes,
+    is_json: bool,
+}
 
 /// The route, for the routes of the socket.
 pub(crate) fn route(tools: Toolbox) -> Router {
@@ -52,12 +60,12 @@ fn service(tools: Toolbox) -> Service {
 }
 
 async fn answer(service: &Service, request: Request) -> Response<Body> {
-    let (request, is_json) = match admit(request).await {
+    let Admitted { head, bytes, is_json } = match admit(request).await {
         Ok(admitted) => admitted,
         Err(refusal) => return refusal.into_response(),
     };
     // What the protocol remembers of a request is large.
-    let response = Box::pin(service.handle(request)).await;
+    let response = Box::pin(service.handle(axum::http::Request::from_parts(head, Full::new(bytes)))).await;
     if is_json && response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
         // It is JSON, so it is the message that cannot be read.
         return Refusal::no_request().into_response();
@@ -65,8 +73,8 @@ async fn answer(service: &Service, request: Request) -> Response<Body> {
     response.map(Body::new)
 }
 
-/// Decides who calls, and reads the message; whether it says that it is JSON.
-async fn admit(request: Request) -> Result<(axum::http::Request<Full<Bytes>>, bool), Refusal> {
+/// Decides who calls, and reads the message.
+async fn admit(request: Request) -> Result<Admitted, Refusal> {
     let (mut head, sent) = request.into_parts();
     let SocketUser(uid) = head.extensions.get::<SocketUser>().copied().ok_or_else(Refusal::not_local)?;
     let request_id = head.extensions.get::<RequestId>().cloned().unwrap_or_default();
@@ -79,5 +87,5 @@ async fn admit(request: Request) -> Result<(axum::http::Request<Full<Bytes>>, bo
         check_message(&bytes)?;
         check_version(&head.headers, &bytes)?;
     }
-    Ok((axum::http::Request::from_parts(head, Full::new(bytes)), is_json))
+    Ok(Admitted { head, bytes, is_json })
 }
