@@ -86,9 +86,11 @@ pub(crate) fn of_handshake(mut told: Value) -> Value {
     told
 }
 
-/// What an assistant of the handshake said of itself, or this program in its place.
+/// What an assistant of the handshake said of itself; this program in its place where that says too little.
 pub(crate) fn client_of(params: &Params) -> Value {
-    params.get("clientInfo").filter(|client| client.is_object()).cloned().unwrap_or_else(own_name)
+    let says = |client: &Value, key: &str| client.get(key).is_some_and(Value::is_string);
+    let client = params.get("clientInfo").filter(|client| says(client, "name") && says(client, "version"));
+    client.cloned().unwrap_or_else(own_name)
 }
 
 /// This program, for nodes and for assistants.
@@ -219,5 +221,9 @@ mod tests {
         let alone = initialized(&params("2025-06-18"), None);
         assert_eq!((&alone["capabilities"], &alone["serverInfo"]), (&json!({"tools": {}}), &own_name()));
         assert_eq!(client_of(&params("x")), own_name());
+        let said_of = |client: Value| client_of(&request("initialize", json!({"clientInfo": client})).params);
+        assert_eq!(said_of(json!({"name": "editor"})), own_name());
+        let editor = json!({"name": "editor", "version": "1", "title": "Editor"});
+        assert_eq!(said_of(editor.clone()), editor);
     }
 }

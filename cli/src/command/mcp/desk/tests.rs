@@ -303,8 +303,8 @@ fn code_of(told: &Value) -> (&Value, &Value) {
 async fn an_assistant_of_the_handshake_is_served_and_nodes_hear_the_newer_words() {
     let n1 = Hold::new("n1", false);
     let mut assistant = Assistant::start(&[&n1]);
-    let hello =
-        json!({"protocolVersion": "2025-06-18", "capabilities": {"roots": {}}, "clientInfo": {"name": "editor"}});
+    let editor = json!({"name": "editor", "version": "1"});
+    let hello = json!({"protocolVersion": "2025-06-18", "capabilities": {"roots": {}}, "clientInfo": editor});
     assistant.send(json!("hello"), "initialize", hello).await;
     let told = assistant.hear().await;
     assert_eq!((&told["id"], &told["result"]["protocolVersion"]), (&json!("hello"), &json!("2025-06-18")), "{told}");
@@ -320,7 +320,7 @@ async fn an_assistant_of_the_handshake_is_served_and_nodes_hear_the_newer_words(
     let meta = json!({
         "io.modelcontextprotocol/protocolVersion": MODERN,
         "io.modelcontextprotocol/clientCapabilities": {},
-        "io.modelcontextprotocol/clientInfo": {"name": "editor"},
+        "io.modelcontextprotocol/clientInfo": editor,
     });
     for method in ["server/discover", "tools/list", "logging/setLevel"] {
         let asked = n1.asked(method);
