@@ -52,8 +52,7 @@ pub(crate) fn refusal(request: &Request) -> Option<Value> {
         Some(MODERN) => None,
         Some(other) => {
             let text = format!("revision {other} is not spoken here in this form");
-            let spoken: Vec<&str> = HANDSHAKES.into_iter().chain([MODERN]).collect();
-            let data = json!({"supported": spoken, "requested": other});
+            let data = json!({"supported": spoken(), "requested": other});
             Some(message::error(&request.id, UNSUPPORTED_VERSION, text, data))
         }
         None => {
@@ -61,6 +60,11 @@ pub(crate) fn refusal(request: &Request) -> Option<Value> {
             Some(message::error(&request.id, INVALID_PARAMS, text, Value::Null))
         }
     }
+}
+
+/// Every revision that an assistant may speak, oldest first.
+fn spoken() -> Vec<&'static str> {
+    HANDSHAKES.into_iter().chain([MODERN]).collect()
 }
 
 /// Params of a request of the handshake, as a node wants them; `client` is what the assistant said of itself.
@@ -124,10 +128,9 @@ pub(crate) fn initialized(params: &Params, discovered: Option<&Value>) -> Value 
 
 /// What is said of the lab where no node says it: that it has tools. It holds for no time at all.
 pub(crate) fn discovered_without_nodes() -> Value {
-    let spoken: Vec<&str> = HANDSHAKES.into_iter().chain([MODERN]).collect();
     json!({
         "resultType": "complete",
-        "supportedVersions": spoken,
+        "supportedVersions": spoken(),
         "capabilities": {"tools": {}},
         "ttlMs": 0,
         "cacheScope": "private",

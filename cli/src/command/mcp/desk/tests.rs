@@ -242,7 +242,7 @@ impl Assistant {
         let (orphan, orphaned) = oneshot::channel::<()>();
         let mut bridge = JoinSet::new();
         bridge.spawn(async move {
-            let orphaned = async { drop(orphaned.await) };
+            let orphaned = async { orphaned.await.unwrap_or_default() };
             serve(Arc::new(Bridge::new(Arc::new(lab))), BufReader::new(its_input), its_output, orphaned).await
         });
         Self { input, output: BufReader::new(output).lines(), orphan: Some(orphan), bridge }
