@@ -12,12 +12,14 @@ use ollamax_types::{Knob, ReplicaKnob};
 
 use crate::error;
 
+mod mcp;
 mod model;
 mod node;
 mod registry;
 mod tool;
 mod wishes;
 
+pub(crate) use mcp::McpArgs;
 pub(crate) use model::{CreateArgs, ImportArgs, ModelCommand, PullArgs, PullRate, PushArgs, Replicas, VerifyArgs};
 pub(crate) use node::{DrainArgs, LabelWord, NodeCommand};
 pub(crate) use registry::{LifecycleArgs, RegistryCommand, RemoveArgs, RollbackArgs, RulesCommand};
@@ -145,6 +147,9 @@ pub(crate) enum Command {
     /// Let a task that waits for approval begin, or refuse it
     #[command(after_help = "Examples:\n  ollamax approve ID\n  ollamax approve ID --deny")]
     Approve(ApproveArgs),
+    /// The tools for an assistant on this machine, over standard input and output
+    #[command(after_help = mcp::EXAMPLES)]
+    Mcp(McpArgs),
     /// Which models are in memory, and where
     #[command(after_help = "Examples:\n  ollamax ps\n  ollamax ps --api http://a.lan:11435")]
     Ps(ApiArgs),

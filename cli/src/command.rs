@@ -16,6 +16,7 @@ pub(crate) mod join;
 pub(crate) mod kv;
 pub(crate) mod leave;
 pub(crate) mod logs;
+pub(crate) mod mcp;
 pub(crate) mod migrate;
 pub(crate) mod model;
 pub(crate) mod node;
@@ -65,6 +66,7 @@ async fn dispatch(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Tool(command) => tool::run(global, command).await,
         Command::Task(command) => task::run(global, command).await,
         Command::Approve(args) => task::approve(global, args).await,
+        Command::Mcp(args) => mcp::run(global, &args).await,
         Command::Ps(args) => ps::run(global, &args).await,
         Command::Run(args) => run::run(global, args).await,
         Command::Logs(args) => logs::run(global, args).await,

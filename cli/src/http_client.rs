@@ -107,7 +107,8 @@ fn next(exit: u8) -> &'static str {
     }
 }
 
-fn deepest(error: &dyn std::error::Error) -> String {
+/// What is behind all that an error wraps.
+pub(crate) fn deepest(error: &dyn std::error::Error) -> String {
     let mut deepest = error;
     while let Some(source) = deepest.source() {
         deepest = source;

@@ -8,6 +8,7 @@ mod daemon;
 #[cfg(target_os = "linux")]
 mod dev;
 mod lab;
+mod mcp;
 mod offline;
 mod printed;
 #[cfg(target_os = "linux")]

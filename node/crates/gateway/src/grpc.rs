@@ -1,6 +1,6 @@
 //! The administrator's door: the admin API, the values', the events', the backups', that of consensus, that of versions
-//! and that of pulls over gRPC, on the node's unix socket; and beside them Ollama's words that change models, over
-//! HTTP.
+//! and that of pulls over gRPC, on the node's unix socket; and beside them, over HTTP, Ollama's words that change models
+//! and `/mcp`.
 //!
 //! Handlers only translate: parse, ask an engine, translate back. Reads answer from this node's own state and say
 //! how old it is, so they work without a leader and before a cluster exists; changes go through
@@ -34,7 +34,7 @@ use ollamax_types::RequestId;
 use ollamax_types::limits::COMMAND_BYTES_MAX;
 
 use crate::error::ERROR_HEADER;
-use crate::http::Stopping;
+use crate::http::{Stopping, mcp};
 use crate::toolbox::Toolbox;
 
 pub mod attention;
@@ -132,9 +132,11 @@ impl Admin {
         let routes = routes.add_service(versions_server::VersionsServer::new(upkeep));
         let routes = routes.add_service(models_server::ModelsServer::new(pulls.clone()));
         let routes = routes.add_service(tasks_server::TasksServer::new(tasks::Tasks(tools.clone())));
+        let assistants = ollama::reading_rest(mcp::socket::route(tools.clone()));
         let tools = tools_server::ToolsServer::new(tools::Tools(tools));
         let routes = routes.add_service(tools.max_decoding_message_size(TOOL_REQUEST_BYTES_MAX));
-        ollama::with_routes(routes.into_axum_router(), pulls).layer(middleware::from_fn(identify)).into()
+        let routes = routes.into_axum_router().merge(assistants);
+        ollama::with_routes(routes, pulls).layer(middleware::from_fn(identify)).into()
     }
 
     /// As [`Admin::routes_with`], where what may take hours in Ollama's words ends when `stop` is cancelled, and says

@@ -40,7 +40,7 @@ mod health;
 mod infer;
 mod lists;
 pub(crate) mod loopback;
-mod mcp;
+pub(crate) mod mcp;
 mod observe;
 pub(crate) mod progress;
 pub(crate) mod pull;

@@ -76,6 +76,11 @@ pub(super) fn with_routes(grpc: Router, pulls: Pulls) -> Router {
     with_elsewhere(grpc.merge(router(Arc::clone(&cluster))), cluster)
 }
 
+/// Routes where no answer waits for a body that nobody reads.
+pub(super) fn reading_rest(routes: Router) -> Router {
+    routes.layer(middleware::from_fn(read_rest))
+}
+
 fn with_elsewhere(routes: Router, cluster: Arc<dyn Cluster>) -> Router {
     routes.fallback(move |request: Request| answer_elsewhere(cluster.place(), request))
 }

@@ -29,6 +29,7 @@ mod progress;
 mod refusal;
 pub(crate) mod rules;
 mod server;
+pub(crate) mod socket;
 mod tasks;
 
 use self::listen::Watched;

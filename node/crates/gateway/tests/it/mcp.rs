@@ -101,7 +101,7 @@ pub(crate) fn with(mut request: Request<Body>, headers: &[(&'static str, &str)])
 }
 
 /// A request as a client of 2026-07-28 sends it.
-fn modern(method: &str, mut params: Value) -> Request<Body> {
+pub(crate) fn modern(method: &str, mut params: Value) -> Request<Body> {
     params["_meta"] = json!({
         "io.modelcontextprotocol/protocolVersion": MODERN,
         "io.modelcontextprotocol/clientCapabilities": {},

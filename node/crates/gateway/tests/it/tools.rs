@@ -25,7 +25,7 @@ use ollamax_proto::v1::{CallToolRequest, ListToolsRequest};
 use ollamax_tools::{Call, Catalogue, Families, Principal, Tool};
 
 use crate::desk::House;
-use crate::mcp::{Words, door, spec, tools};
+use crate::mcp::{Words, door, modern, spec, tools};
 use crate::world::{call, get, header, post, text};
 
 pub(crate) fn local(mut request: Request<Body>) -> Request<Body> {
@@ -135,6 +135,30 @@ async fn an_administrator_has_every_tool_on_the_socket_and_a_call_of_nobody_is_r
     }
     let missing = client.list_tools(by_root(ListToolsRequest { name: "nothing".to_owned() })).await;
     assert_eq!(code(&missing.expect_err("there is none")), "bad_request");
+}
+
+#[tokio::test]
+async fn an_administrator_has_every_tool_by_mcp_on_the_socket_too() {
+    let toolbox = Toolbox::new(tools(None), &Registry::new()).expect("new names");
+    let router = Admin::routes_with(Arc::new(House::default()), toolbox).into_axum_router();
+    let asked = async |method: &str, params: Value, by: Option<SocketUser>| {
+        let mut request = modern(method, params);
+        if let Some(by) = by {
+            request.extensions_mut().insert(by);
+        }
+        let (status, body) = text(&router, request).await;
+        (status, serde_json::from_str::<Value>(&body).expect("JSON"))
+    };
+    let (status, found) = asked("tools/list", json!({}), Some(SocketUser(0))).await;
+    let listed = found["result"]["tools"].as_array().expect("a list");
+    let names: Vec<&str> = listed.iter().filter_map(|tool| tool["name"].as_str()).collect();
+    assert_eq!((status, names), (200, vec!["fails", "hangs", "manages", "says"]), "{found}");
+    let calls = json!({"name": "manages", "arguments": {"words": "x"}});
+    let (_, found) = asked("tools/call", calls, Some(SocketUser(0))).await;
+    assert_eq!(found["result"]["structuredContent"], json!({"words": "x"}), "{found}");
+    // What is said of the address does not count here.
+    let (status, found) = asked("tools/list", json!({}), None).await;
+    assert_eq!((status, &found["error"]["data"]["code"]), (403, &json!("forbidden")), "{found}");
 }
 
 #[tokio::test]

@@ -1,0 +1,320 @@
+//! One request of the assistant's, from its line to its last word: at the first node that answers, at the next one
+//! where that is safe, and with an error that says what to do where it is not.
+//!
+//! Always: a request that may have been begun goes to another node only if it changes nothing more the second time; a
+//! node's death is told within [`SEARCH_MAX`], unless another node goes on; a subscription that was acknowledged is
+//! opened again until the assistant ends it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep, timeout};
+
+use ollamax_types::ErrorCode;
+
+use super::era::{self, Era};
+use super::exchange::{Outcome, Sent, Ways, exchange};
+use super::hints::{self, Hints, Keys, Known};
+use super::message::{self, INTERNAL_ERROR, Params, Request};
+use super::nodes::Nodes;
+use super::telling::{Out, Telling};
+use crate::output;
+
+/// How long one node may take to be connected to.
+const CONNECT_MAX: Duration = Duration::from_millis(500);
+/// How long a node is looked for, from the moment from which nobody works at the request.
+const SEARCH_MAX: Duration = Duration::from_millis(1_500);
+/// How long this process waits for what it asks for itself.
+const OWN_MAX: Duration = Duration::from_millis(500);
+/// Between two attempts to open a subscription again; twice as long each time.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// What the requests of one assistant have in common.
+pub(crate) struct Bridge {
+    ways: Arc<dyn Ways>,
+    nodes: Nodes,
+    known: Known,
+    keys: Keys,
+    asked: AtomicU64,
+}
+
+/// Why a request has no answer.
+#[derive(Debug, PartialEq)]
+enum Failed {
+    /// Nothing was done: what each node said, and the last one's own error where each had one of the protocol.
+    NoNode(Vec<String>, Option<Value>),
+    /// It was sent to this node, and nobody knows what was done.
+    Unknown(String),
+}
+
+/// The search for a node that answers one request.
+struct Search {
+    tried: Vec<usize>,
+    ends_at: Instant,
+    said: Vec<String>,
+    /// The last one's own error, as long as each had one.
+    told: Option<Value>,
+    is_untold: bool,
+}
+
+// === impl Bridge ===
+
+impl Bridge {
+    pub(crate) fn new(ways: Arc<dyn Ways>) -> Self {
+        let nodes = Nodes::new(ways.count());
+        Self { ways, nodes, known: Known::default(), keys: Keys::default(), asked: AtomicU64::new(0) }
+    }
+
+    /// Answers a request; `client` is what an assistant of the handshake said of itself.
+    pub(crate) async fn answer(self: Arc<Self>, mut request: Request, client: Value, out: Out) {
+        let era = era::era_of(&request);
+        let mut telling = Telling::new(request.id.clone(), era, out);
+        if era == Era::Modern
+            && let Some(refusal) = era::refusal(&request)
+        {
+            return telling.last(refusal).await;
+        }
+        let answer = match (era, request.method.as_str()) {
+            (Era::Handshake, "ping") => message::result(&request.id, json!({})),
+            (Era::Handshake, "initialize") => {
+                let discovered = self.own("server/discover", &era::client_of(&request.params)).await;
+                message::result(&request.id, era::initialized(&request.params, discovered.as_ref()))
+            }
+            _ => {
+                if era == Era::Handshake {
+                    request.params = era::modernised(request.params, &client);
+                }
+                self.forwarded(request, &client, &mut telling).await
+            }
+        };
+        telling.last(answer).await;
+    }
+
+    /// What nodes answer to a request in the newer era's words.
+    async fn forwarded(&self, mut request: Request, client: &Value, telling: &mut Telling) -> Value {
+        if request.method == "subscriptions/listen" {
+            return self.listen(&request, telling).await;
+        }
+        let hints = match hints::tool_of(&request).map(ToOwned::to_owned) {
+            Some(tool) => self.hints_of(&tool, client).await,
+            None => None,
+        };
+        request.params = hints::with_key(request.params, hints, || self.keys.draw());
+        match self.ask(&request, hints, Vec::new(), telling).await {
+            Ok((_, answer)) => {
+                if request.method == "tools/list" {
+                    self.known.learn(&answer["result"]);
+                }
+                answer
+            }
+            // Whoever asks for this first of all takes an error for a server of the older era.
+            Err(Failed::NoNode(_, None)) if request.method == "server/discover" => {
+                message::result(&request.id, era::discovered_without_nodes())
+            }
+            Err(failed) => failed.told(&request),
+        }
+    }
+
+    /// Keeps a subscription open, at whichever node there is.
+    async fn listen(&self, request: &Request, telling: &mut Telling) -> Value {
+        let (mut pause, mut ended, mut left) = (PAUSE_MIN, None, Vec::new());
+        loop {
+            let begun_at = Instant::now();
+            match self.ask(request, None, std::mem::take(&mut left), telling).await {
+                // A node that stops ends its subscriptions in good order; another one goes on with them.
+                Ok((node, answer)) if answer.get("result").is_some() => {
+                    ended = Some(answer);
+                    left.push(node);
+                    pause = PAUSE_MIN;
+                }
+                Ok((_, error)) => return error,
+                Err(failed) => {
+                    if let Some(answer) = ended.take() {
+                        return answer;
+                    }
+                    if !telling.is_acknowledged() {
+                        return failed.told(request);
+                    }
+                }
+            }
+            if begun_at.elapsed() > PAUSE_MAX {
+                pause = PAUSE_MIN;
+            }
+            sleep(pause).await;
+            pause = pause.saturating_mul(2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Asks one node after the other, without those that were left, until one answers, or until it would not be safe to
+    /// ask another.
+    async fn ask(
+        &self,
+        request: &Request,
+        hints: Option<Hints>,
+        left: Vec<usize>,
+        telling: &mut Telling,
+    ) -> Result<(usize, Value), Failed> {
+        let may_repeat = hints::may_repeat(request, hints);
+        let mut search = Search::begin(left, Instant::now());
+        while let Some(node) = search.next(&self.nodes, Instant::now()) {
+            let name = self.ways.name(node);
+            match self.ask_at(node, request, search.ends_at, telling).await {
+                Outcome::Answered(answer) => {
+                    if self.nodes.answered(node) {
+                        say(&format!("{name} answers again"));
+                    }
+                    return Ok((node, answer));
+                }
+                Outcome::NotBegun(why, told) => {
+                    self.failed(node, &name, &why);
+                    search.fail(format!("{name}: {why}"), told);
+                }
+                Outcome::Unknown(why) => {
+                    self.failed(node, &name, &why);
+                    if !may_repeat {
+                        return Err(Failed::Unknown(format!("{name}: {why}")));
+                    }
+                    search.fail(format!("{name}: {why}"), None);
+                    search.ends_at = Instant::now() + SEARCH_MAX;
+                }
+            }
+        }
+        Err(search.failed())
+    }
+
+    async fn ask_at(&self, node: usize, request: &Request, by: Instant, telling: &mut Telling) -> Outcome {
+        let left = by.saturating_duration_since(Instant::now()).min(CONNECT_MAX);
+        let way = match timeout(left, self.ways.connect(node)).await {
+            Ok(Ok(way)) => way,
+            Ok(Err(error)) => return Outcome::NotBegun(error.to_string(), None),
+            Err(_) => return Outcome::NotBegun(format!("no connection within {} ms", left.as_millis()), None),
+        };
+        let id = self.asked.fetch_add(1, Ordering::Relaxed);
+        let sent = Sent { id, method: request.method.clone(), params: request.params.clone() };
+        // What is remembered of a connection is large.
+        Box::pin(exchange(way, &sent, telling)).await
+    }
+
+    fn failed(&self, node: usize, name: &str, why: &str) {
+        if self.nodes.failed(node, Instant::now()) {
+            say(&format!("{name} does not answer: {why}"));
+        }
+    }
+
+    /// What a tool says of itself, by the lists that have come, else by one that is asked for.
+    async fn hints_of(&self, tool: &str, client: &Value) -> Option<Hints> {
+        if let Some(hints) = self.known.of(tool) {
+            return Some(hints);
+        }
+        let list = self.own("tools/list", client).await?;
+        self.known.learn(&list);
+        // So that it is not looked for at each call.
+        self.known.miss(tool);
+        self.known.of(tool)
+    }
+
+    /// The result of a request of this process's own; nothing where there is none in time.
+    async fn own(&self, method: &str, client: &Value) -> Option<Value> {
+        let params = era::modernised(Params::new(), client);
+        let request = Request { id: Value::Null, method: method.to_owned(), params };
+        let mut telling = Telling::nobody();
+        let asked = timeout(OWN_MAX, self.ask(&request, None, Vec::new(), &mut telling)).await;
+        let (_, mut answer) = asked.ok()?.ok()?;
+        answer.get_mut("result").map(Value::take)
+    }
+}
+
+// === impl Search ===
+
+impl Search {
+    fn begin(tried: Vec<usize>, now: Instant) -> Self {
+        Self { tried, ends_at: now + SEARCH_MAX, said: Vec::new(), told: None, is_untold: false }
+    }
+
+    /// A node did not answer.
+    fn fail(&mut self, said: String, told: Option<Value>) {
+        self.said.push(said);
+        self.is_untold |= told.is_none();
+        self.told = told;
+    }
+
+    fn failed(self) -> Failed {
+        Failed::NoNode(self.said, self.told.filter(|_| !self.is_untold))
+    }
+
+    /// The next node, while there is one and time.
+    fn next(&mut self, nodes: &Nodes, now: Instant) -> Option<usize> {
+        let node = nodes.choose(&self.tried, now).filter(|_| now < self.ends_at)?;
+        self.tried.push(node);
+        Some(node)
+    }
+}
+
+// === impl Failed ===
+
+impl Failed {
+    /// What the assistant is told.
+    fn told(self, request: &Request) -> Value {
+        let (code, text, next) = match self {
+            Self::NoNode(_, Some(told)) => return told,
+            Self::NoNode(said, None) => {
+                let text = format!("no node answers: {}", said.join("; "));
+                let next = "start the daemon: ollamax-node run; see what keeps it: ollamax doctor; or name a node \
+                            that runs: ollamax mcp --node http://HOST:PORT";
+                (ErrorCode::PeerUnreachable, text, next)
+            }
+            Self::Unknown(said) => {
+                let called = hints::tool_of(request).unwrap_or(&request.method);
+                let text = format!(
+                    "the connection broke while {called} was worked at, and what was done is not known: {said}"
+                );
+                let next = "look at what it changes before it is repeated: list_tasks and list_events say what was \
+                            begun; a call with an idempotency_key may be repeated with the same key";
+                (ErrorCode::OutcomeUnknown, text, next)
+            }
+        };
+        let data = json!({"code": code.as_str(), "next": next, "told_by": "ollamax mcp"});
+        message::error(&request.id, INTERNAL_ERROR, text, data)
+    }
+}
+
+/// Says something to who started the assistant; the assistant does not hear it.
+pub(crate) fn say(line: &str) {
+    output::pass_on(&format!("ollamax mcp: {line}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_failure_says_with_the_right_id_what_to_do() {
+        let params = json!({"name": "pull_model"}).as_object().cloned().expect("an object");
+        let request = Request { id: json!("a"), method: "tools/call".to_owned(), params };
+        let told = Failed::Unknown("n1: gone".to_owned()).told(&request);
+        assert_eq!((&told["id"], &told["error"]["code"]), (&json!("a"), &json!(INTERNAL_ERROR)));
+        let text = "the connection broke while pull_model was worked at, and what was done is not known: n1: gone";
+        assert_eq!(told["error"]["message"], text);
+        assert_eq!(told["error"]["data"]["code"], "outcome_unknown");
+        assert!(told["error"]["data"]["next"].as_str().is_some_and(|next| next.contains("idempotency_key")));
+        let told = Failed::NoNode(vec!["n1: refused".to_owned(), "n2: gone".to_owned()], None).told(&request);
+        assert_eq!(told["error"]["message"], "no node answers: n1: refused; n2: gone");
+        assert_eq!((&told["id"], &told["error"]["data"]["code"]), (&json!("a"), &json!("peer_unreachable")));
+        let own = json!({"error": {"code": 1}});
+        assert_eq!(Failed::NoNode(Vec::new(), Some(own.clone())).told(&request), own);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_search_tries_each_node_once_and_ends_in_time() {
+        let (nodes, now) = (Nodes::new(2), Instant::now());
+        let mut search = Search::begin(Vec::new(), now);
+        assert_eq!(search.next(&nodes, now), Some(0));
+        assert_eq!(search.next(&nodes, now), Some(1));
+        assert_eq!(search.next(&nodes, now), None);
+        assert_eq!(Search::begin(vec![0], now).next(&nodes, now), Some(1));
+        assert_eq!(Search::begin(Vec::new(), now).next(&nodes, now + SEARCH_MAX), None);
+    }
+}

@@ -1,0 +1,573 @@
+//! The bridge between an assistant and nodes, all in memory: what each hears, whatever dies meanwhile.
+
+use std::convert::Infallible;
+use std::sync::Mutex;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use futures::future::BoxFuture;
+use futures::stream;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncBufReadExt as _, BufReader, DuplexStream};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::*;
+use crate::command::mcp::exchange::{Way, Ways};
+
+const MODERN: &str = "2026-07-28";
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Within which an assistant hears of a node's death.
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
+
+/// How a node takes connections.
+#[derive(Clone, Copy, PartialEq)]
+enum Mood {
+    Open,
+    Refusing,
+    Silent,
+}
+
+/// A node that answers by what it is asked.
+struct Node {
+    name: &'static str,
+    mood: Mutex<Mood>,
+    /// Calls of tools have no end there.
+    holds: bool,
+    connections: Mutex<JoinSet<()>>,
+    asked: Mutex<Vec<Value>>,
+    seen: mpsc::Sender<Value>,
+    streams: mpsc::Sender<Stream>,
+}
+
+/// An answer that is still told: what it was asked, and where to tell more.
+struct Stream {
+    asked: Value,
+    told: mpsc::Sender<Value>,
+}
+
+/// What a test has of a node.
+struct Hold {
+    node: Arc<Node>,
+    seen: mpsc::Receiver<Value>,
+    streams: mpsc::Receiver<Stream>,
+}
+
+struct Lab(Vec<Arc<Node>>);
+
+/// An assistant with a bridge to some nodes.
+struct Assistant {
+    input: DuplexStream,
+    output: tokio::io::Lines<BufReader<DuplexStream>>,
+    orphan: Option<oneshot::Sender<()>>,
+    bridge: JoinSet<io::Result<()>>,
+}
+
+impl Ways for Lab {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn name(&self, node: usize) -> String {
+        self.0[node].name.to_owned()
+    }
+
+    fn connect(&self, node: usize) -> BoxFuture<'static, io::Result<Way>> {
+        let node = Arc::clone(&self.0[node]);
+        Box::pin(async move {
+            let mood = *node.mood.lock().expect("no panic");
+            match mood {
+                Mood::Open => Ok(node.open()),
+                Mood::Refusing => Err(io::Error::from(io::ErrorKind::ConnectionRefused)),
+                Mood::Silent => pending().await,
+            }
+        })
+    }
+}
+
+// === impl Node ===
+
+impl Node {
+    fn open(self: Arc<Self>) -> Way {
+        let (wire, other) = tokio::io::duplex(64 << 10);
+        let router = Router::new().fallback(answer).with_state(Arc::clone(&self));
+        let serving = http1::Builder::new().serve_connection(TokioIo::new(other), TowerToHyperService::new(router));
+        self.connections.lock().expect("no panic").spawn(async move { drop(serving.await) });
+        Way { wire: Box::new(wire), host: "localhost".to_owned(), path: "/mcp".to_owned() }
+    }
+
+    fn told(&self, message: &Value) -> Option<(u16, Value)> {
+        let id = &message["id"];
+        let said = match (message["method"].as_str()?, message["params"]["name"].as_str()) {
+            ("server/discover", _) => json!({
+                "resultType": "complete",
+                "capabilities": {"tools": {}},
+                "instructions": "Ask.",
+                "_meta": {"io.modelcontextprotocol/serverInfo": {"name": "ollamax", "version": "9"}},
+            }),
+            ("tools/list", _) => json!({"resultType": "complete", "ttlMs": 1, "tools": tools()}),
+            ("tools/call", Some("turned_away")) => {
+                return Some((403, message::error(&Value::Null, INVALID_REQUEST, "not you", Value::Null)));
+            }
+            ("tools/call", _) => json!({
+                "resultType": "complete",
+                "content": [],
+                "structuredContent": {"node": self.name, "key": message["params"]["arguments"]["idempotency_key"]},
+            }),
+            _ => return Some((404, message::error(id, -32_601, "no such method", Value::Null))),
+        };
+        Some((200, message::result(id, said)))
+    }
+}
+
+fn tools() -> Value {
+    let tool = |name: &str, reads: bool, properties: Value| {
+        json!({
+            "name": name,
+            "inputSchema": {"type": "object", "properties": properties},
+            "annotations": {"readOnlyHint": reads, "idempotentHint": false},
+        })
+    };
+    let key = json!({"idempotency_key": {"type": "string"}});
+    json!([
+        tool("reads", true, json!({})),
+        tool("adds", false, json!({})),
+        tool("pulls", false, key),
+        tool("turned_away", true, json!({})),
+    ])
+}
+
+async fn answer(State(node): State<Arc<Node>>, request: axum::extract::Request) -> Response {
+    let bytes = axum::body::to_bytes(request.into_body(), LINE_BYTES_MAX).await.expect("a whole request");
+    let message: Value = serde_json::from_slice(&bytes).expect("JSON");
+    node.asked.lock().expect("no panic").push(message.clone());
+    let method = message["method"].as_str().expect("a method").to_owned();
+    let is_call = method == "tools/call";
+    if is_call {
+        node.seen.send(message.clone()).await.expect("the test looks");
+    }
+    if method == "subscriptions/listen" || message["params"]["name"] == "steps" {
+        let (told, coming) = mpsc::channel(8);
+        node.streams.send(Stream { asked: message, told }).await.expect("the test looks");
+        let events = stream::unfold(coming, |mut coming| async move {
+            let message: Value = coming.recv().await?;
+            Some((Ok::<_, Infallible>(format!("data: {message}\n\n")), coming))
+        });
+        let response = Response::builder().header("content-type", "text/event-stream");
+        return response.body(Body::from_stream(events)).expect("a response");
+    }
+    if is_call && node.holds {
+        pending::<()>().await;
+    }
+    let (status, said) = node.told(&message).expect("a method");
+    let response = Response::builder().status(status).header("content-type", "application/json");
+    response.body(Body::from(said.to_string())).expect("a response")
+}
+
+// === impl Hold ===
+
+impl Hold {
+    fn new(name: &'static str, holds: bool) -> Self {
+        let (seen_there, seen) = mpsc::channel(64);
+        let (streams_there, streams) = mpsc::channel(64);
+        let node = Node {
+            name,
+            mood: Mutex::new(Mood::Open),
+            holds,
+            connections: Mutex::default(),
+            asked: Mutex::default(),
+            seen: seen_there,
+            streams: streams_there,
+        };
+        Self { node: Arc::new(node), seen, streams }
+    }
+
+    async fn call(&mut self) -> Value {
+        timeout(PATIENCE, self.seen.recv()).await.expect("in time").expect("it runs")
+    }
+
+    async fn stream(&mut self) -> Stream {
+        timeout(PATIENCE, self.streams.recv()).await.expect("in time").expect("it runs")
+    }
+
+    fn become_so(&self, mood: Mood) {
+        *self.node.mood.lock().expect("no panic") = mood;
+        if mood != Mood::Open {
+            self.node.connections.lock().expect("no panic").abort_all();
+        }
+    }
+
+    /// What it was asked by a method.
+    fn asked(&self, method: &str) -> Vec<Value> {
+        let asked = self.node.asked.lock().expect("no panic");
+        asked.iter().filter(|message| message["method"] == method).cloned().collect()
+    }
+}
+
+// === impl Stream ===
+
+impl Stream {
+    async fn tell(&self, message: Value) {
+        self.told.send(message).await.expect("somebody listens");
+    }
+
+    async fn acknowledge(&self) {
+        let params = self.of_subscription(json!({"notifications": {"toolsListChanged": true}}));
+        let method = "notifications/subscriptions/acknowledged";
+        self.tell(json!({"jsonrpc": "2.0", "method": method, "params": params})).await;
+    }
+
+    async fn change(&self) {
+        let params = self.of_subscription(json!({}));
+        self.tell(json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed", "params": params})).await;
+    }
+
+    fn of_subscription(&self, mut params: Value) -> Value {
+        params["_meta"] = json!({"io.modelcontextprotocol/subscriptionId": self.asked["id"]});
+        params
+    }
+}
+
+// === impl Assistant ===
+
+impl Assistant {
+    fn start(nodes: &[&Hold]) -> Self {
+        let lab = Lab(nodes.iter().map(|hold| Arc::clone(&hold.node)).collect());
+        let (input, its_input) = tokio::io::duplex(64 << 10);
+        let (its_output, output) = tokio::io::duplex(64 << 10);
+        let (orphan, orphaned) = oneshot::channel::<()>();
+        let mut bridge = JoinSet::new();
+        bridge.spawn(async move {
+            let orphaned = async { orphaned.await.unwrap_or_default() };
+            serve(Arc::new(Bridge::new(Arc::new(lab))), BufReader::new(its_input), its_output, orphaned).await
+        });
+        Self { input, output: BufReader::new(output).lines(), orphan: Some(orphan), bridge }
+    }
+
+    async fn write(&mut self, line: &[u8]) {
+        timeout(PATIENCE, self.input.write_all(line)).await.expect("in time").expect("it reads");
+    }
+
+    async fn send(&mut self, id: Value, method: &str, params: Value) {
+        let message = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
+        self.write(format!("{message}\n").as_bytes()).await;
+    }
+
+    async fn call(&mut self, id: u64, tool: &str) {
+        self.send(json!(id), "tools/call", json!({"name": tool, "arguments": {}})).await;
+    }
+
+    async fn cancel(&mut self, id: Value) {
+        let message = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id}});
+        self.write(format!("{message}\n").as_bytes()).await;
+    }
+
+    async fn hear(&mut self) -> Value {
+        let line = timeout(PATIENCE, self.output.next_line()).await.expect("in time").expect("readable");
+        serde_json::from_str(&line.expect("it runs")).expect("JSON")
+    }
+
+    /// The node that answered a call.
+    async fn node_of(&mut self, id: u64) -> Value {
+        let told = self.hear().await;
+        assert_eq!(told["id"], id, "{told}");
+        told["result"]["structuredContent"]["node"].clone()
+    }
+
+    /// It ends, and says no more.
+    async fn end(mut self) {
+        drop(self.input);
+        let ended = timeout(PATIENCE, self.bridge.join_next()).await.expect("in time").expect("one task");
+        ended.expect("no panic").expect("a good end");
+        assert_eq!(self.output.next_line().await.expect("readable"), None);
+    }
+}
+
+fn modern(mut params: Value) -> Value {
+    params["_meta"] = json!({
+        "io.modelcontextprotocol/protocolVersion": MODERN,
+        "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}},
+    });
+    params
+}
+
+fn code_of(told: &Value) -> (&Value, &Value) {
+    (&told["id"], &told["error"]["data"]["code"])
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_assistant_of_the_handshake_is_served_and_nodes_hear_the_newer_words() {
+    let n1 = Hold::new("n1", false);
+    let mut assistant = Assistant::start(&[&n1]);
+    let editor = json!({"name": "editor", "version": "1"});
+    let hello = json!({"protocolVersion": "2025-06-18", "capabilities": {"roots": {}}, "clientInfo": editor});
+    assistant.send(json!("hello"), "initialize", hello).await;
+    let told = assistant.hear().await;
+    assert_eq!((&told["id"], &told["result"]["protocolVersion"]), (&json!("hello"), &json!("2025-06-18")), "{told}");
+    assert_eq!(told["result"]["instructions"], "Ask.");
+    assistant.write(b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n\n").await;
+    assistant.send(json!(1), "ping", json!({})).await;
+    assert_eq!(assistant.hear().await, json!({"jsonrpc": "2.0", "id": 1, "result": {}}));
+    assistant.send(json!(2), "tools/list", json!({})).await;
+    assert_eq!(assistant.hear().await, json!({"jsonrpc": "2.0", "id": 2, "result": {"tools": tools()}}));
+    assistant.send(json!(3), "logging/setLevel", json!({"level": "info"})).await;
+    let told = assistant.hear().await;
+    assert_eq!((&told["id"], &told["error"]["code"]), (&json!(3), &json!(-32_601)));
+    let meta = json!({
+        "io.modelcontextprotocol/protocolVersion": MODERN,
+        "io.modelcontextprotocol/clientCapabilities": {},
+        "io.modelcontextprotocol/clientInfo": editor,
+    });
+    for method in ["server/discover", "tools/list", "logging/setLevel"] {
+        let asked = n1.asked(method);
+        assert_eq!((asked.len(), &asked[0]["params"]["_meta"]), (1, &meta), "{method}");
+    }
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_assistant_of_today_is_handed_on_as_it_speaks() {
+    let n1 = Hold::new("n1", false);
+    let mut assistant = Assistant::start(&[&n1]);
+    assistant.send(json!("a"), "server/discover", modern(json!({}))).await;
+    let told = assistant.hear().await;
+    assert_eq!((&told["id"], &told["result"]["resultType"]), (&json!("a"), &json!("complete")), "{told}");
+    assert_eq!(n1.asked("server/discover")[0]["params"], modern(json!({})));
+    let mut old = modern(json!({}));
+    old["_meta"]["io.modelcontextprotocol/protocolVersion"] = json!("2099-01-01");
+    assistant.send(json!(7), "tools/list", old).await;
+    let told = assistant.hear().await;
+    assert_eq!((&told["id"], &told["error"]["code"]), (&json!(7), &json!(-32_022)), "{told}");
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_may_have_been_done_is_not_done_twice_and_the_next_one_goes_on_elsewhere() {
+    let (mut n1, n2) = (Hold::new("n1", true), Hold::new("n2", false));
+    let mut assistant = Assistant::start(&[&n1, &n2]);
+    assistant.call(7, "adds").await;
+    n1.call().await;
+    let died_at = Instant::now();
+    n1.become_so(Mood::Refusing);
+    let told = assistant.hear().await;
+    assert!(died_at.elapsed() <= TOLD_WITHIN, "{:?}", died_at.elapsed());
+    assert_eq!(code_of(&told), (&json!(7), &json!("outcome_unknown")), "{told}");
+    assert!(told["error"]["data"]["next"].as_str().is_some_and(|next| next.contains("before it is repeated")));
+    assert!(n2.asked("tools/call").is_empty());
+    assistant.call(8, "adds").await;
+    assert_eq!(assistant.node_of(8).await, "n2");
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_reads_or_has_a_key_goes_on_at_the_next_node() {
+    for (tool, has_key) in [("reads", false), ("pulls", true)] {
+        let (mut n1, n2) = (Hold::new("n1", true), Hold::new("n2", false));
+        let mut assistant = Assistant::start(&[&n1, &n2]);
+        assistant.call(7, tool).await;
+        let first = n1.call().await;
+        n1.become_so(Mood::Refusing);
+        assert_eq!(assistant.node_of(7).await, "n2", "{tool}");
+        let second = n2.asked("tools/call");
+        assert_eq!((second.len(), &second[0]["params"]), (1, &first["params"]), "{tool}");
+        // Asked again it is another request.
+        assert_ne!(second[0]["id"], first["id"]);
+        assert_eq!(first["params"]["arguments"]["idempotency_key"].is_string(), has_key, "{tool}");
+        assistant.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_back_is_asked_first_again() {
+    let (n1, n2) = (Hold::new("n1", false), Hold::new("n2", false));
+    let mut assistant = Assistant::start(&[&n1, &n2]);
+    n1.become_so(Mood::Refusing);
+    assistant.call(1, "reads").await;
+    assert_eq!(assistant.node_of(1).await, "n2");
+    n1.become_so(Mood::Open);
+    tokio::time::advance(Duration::from_secs(11)).await;
+    assistant.call(2, "reads").await;
+    assert_eq!(assistant.node_of(2).await, "n1");
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_any_node_each_request_is_told_so_in_time_and_handshakes_are_made() {
+    let (n1, n2) = (Hold::new("n1", false), Hold::new("n2", false));
+    n1.become_so(Mood::Refusing);
+    n2.become_so(Mood::Silent);
+    let mut assistant = Assistant::start(&[&n1, &n2]);
+    let begun_at = Instant::now();
+    assistant.call(7, "adds").await;
+    let told = assistant.hear().await;
+    assert_eq!(code_of(&told), (&json!(7), &json!("peer_unreachable")), "{told}");
+    let text = told["error"]["message"].as_str().expect("text");
+    assert!(text.contains("n1: ") && text.contains("n2: no connection within"), "{text}");
+    assert!(told["error"]["data"]["next"].as_str().is_some_and(|next| next.contains("ollamax-node run")));
+    assert!(begun_at.elapsed() <= TOLD_WITHIN, "{:?}", begun_at.elapsed());
+    assistant.send(json!(8), "initialize", json!({"protocolVersion": "2025-11-25"})).await;
+    let told = assistant.hear().await;
+    assert_eq!((&told["id"], &told["result"]["capabilities"]), (&json!(8), &json!({"tools": {}})), "{told}");
+    assistant.send(json!(9), "server/discover", modern(json!({}))).await;
+    let told = assistant.hear().await;
+    assert_eq!((&told["id"], &told["result"]["ttlMs"]), (&json!(9), &json!(0)), "{told}");
+    assistant.send(json!(10), "subscriptions/listen", modern(json!({}))).await;
+    assert_eq!(code_of(&assistant.hear().await), (&json!(10), &json!("peer_unreachable")));
+    n1.become_so(Mood::Open);
+    assistant.call(11, "adds").await;
+    assert_eq!(assistant.node_of(11).await, "n1");
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_turned_away_by_every_node_hears_the_nodes_words_under_its_own_id() {
+    let (n1, n2) = (Hold::new("n1", false), Hold::new("n2", false));
+    let mut assistant = Assistant::start(&[&n1, &n2]);
+    assistant.call(7, "turned_away").await;
+    let told = assistant.hear().await;
+    assert_eq!((&told["id"], &told["error"]["message"]), (&json!(7), &json!("not you")), "{told}");
+    assert_eq!((n1.asked("tools/call").len(), n2.asked("tools/call").len()), (1, 1));
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_is_handed_on_and_cancelling_closes_the_request_at_the_node() {
+    let mut n1 = Hold::new("n1", false);
+    let mut assistant = Assistant::start(&[&n1]);
+    let params = json!({"name": "steps", "arguments": {}, "_meta": {"progressToken": "p"}});
+    assistant.send(json!(7), "tools/call", params.clone()).await;
+    let steps = n1.stream().await;
+    let progress = |done: u64| {
+        let params = json!({"progressToken": "p", "progress": done});
+        json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": params})
+    };
+    steps.tell(progress(1)).await;
+    assert_eq!(assistant.hear().await, progress(1));
+    steps.tell(message::result(&steps.asked["id"], json!({"content": []}))).await;
+    assert_eq!(assistant.hear().await, json!({"jsonrpc": "2.0", "id": 7, "result": {"content": []}}));
+
+    assistant.send(json!(8), "tools/call", params).await;
+    let steps = n1.stream().await;
+    steps.tell(progress(1)).await;
+    assert_eq!(assistant.hear().await, progress(1));
+    assistant.cancel(json!("8")).await;
+    steps.tell(progress(2)).await;
+    assert_eq!(assistant.hear().await, progress(2));
+    assistant.cancel(json!(8)).await;
+    timeout(PATIENCE, steps.told.closed()).await.expect("nobody listens any more");
+    assistant.call(9, "reads").await;
+    assert_eq!(assistant.node_of(9).await, "n1");
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_goes_on_at_the_next_node_and_says_what_may_have_been_missed() {
+    let (mut n1, mut n2) = (Hold::new("n1", false), Hold::new("n2", false));
+    let mut assistant = Assistant::start(&[&n1, &n2]);
+    let filter = json!({"notifications": {"toolsListChanged": true}});
+    assistant.send(json!("s"), "subscriptions/listen", modern(filter)).await;
+    let named = json!({"io.modelcontextprotocol/subscriptionId": "s"});
+    let first = n1.stream().await;
+    first.acknowledge().await;
+    let told = assistant.hear().await;
+    assert_eq!(told["method"], "notifications/subscriptions/acknowledged");
+    assert_eq!(told["params"]["_meta"], named);
+    n1.become_so(Mood::Refusing);
+    let second = n2.stream().await;
+    second.acknowledge().await;
+    let changed = json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed", "params": {"_meta": named}});
+    assert_eq!(assistant.hear().await, changed);
+    second.change().await;
+    assert_eq!(assistant.hear().await, changed);
+    // Nobody is there for a while.
+    n2.become_so(Mood::Refusing);
+    tokio::time::advance(PATIENCE / 2).await;
+    n1.become_so(Mood::Open);
+    let third = n1.stream().await;
+    third.acknowledge().await;
+    assert_eq!(assistant.hear().await, changed);
+    // A node that stops in good order ends it; another one goes on.
+    n2.become_so(Mood::Open);
+    third.tell(message::result(&third.asked["id"], json!({"resultType": "complete"}))).await;
+    let fourth = n2.stream().await;
+    fourth.acknowledge().await;
+    assert_eq!(assistant.hear().await, changed);
+    // Where there is none, it has ended.
+    n1.become_so(Mood::Refusing);
+    *n2.node.mood.lock().expect("no panic") = Mood::Refusing;
+    fourth.tell(message::result(&fourth.asked["id"], json!({"resultType": "complete"}))).await;
+    let told = assistant.hear().await;
+    assert_eq!(told, json!({"jsonrpc": "2.0", "id": "s", "result": {"resultType": "complete"}}));
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_message_is_refused_and_nothing_behind_it_is_lost() {
+    let n1 = Hold::new("n1", false);
+    let mut assistant = Assistant::start(&[&n1]);
+    for (line, id, code) in [
+        ("nonsense", Value::Null, -32_700),
+        ("[{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}]", Value::Null, -32_600),
+        ("{\"jsonrpc\":\"2.0\",\"id\":1}", json!(1), -32_600),
+    ] {
+        assistant.write(format!("{line}\n").as_bytes()).await;
+        let told = assistant.hear().await;
+        assert_eq!((&told["id"], &told["error"]["code"]), (&id, &json!(code)), "{line}");
+    }
+    let long = json!({"jsonrpc": "2.0", "id": 4, "method": "ping", "params": {"x": "x".repeat(LINE_BYTES_MAX)}});
+    assistant.write(format!("{long}\n").as_bytes()).await;
+    let told = assistant.hear().await;
+    assert_eq!((&told["id"], &told["error"]["code"]), (&json!(4), &json!(-32_600)));
+    assistant.call(5, "reads").await;
+    assert_eq!(assistant.node_of(5).await, "n1");
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_that_has_no_answer_yet_is_not_taken_twice() {
+    let mut n1 = Hold::new("n1", true);
+    let mut assistant = Assistant::start(&[&n1]);
+    assistant.call(7, "adds").await;
+    n1.call().await;
+    assistant.call(7, "adds").await;
+    let told = assistant.hear().await;
+    assert_eq!((&told["id"], &told["error"]["code"]), (&json!(7), &json!(-32_600)), "{told}");
+    assert_eq!(n1.asked("tools/call").len(), 1);
+    // It ends although a call has no end.
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_before_the_input_ended_is_answered_and_then_it_ends() {
+    let mut n1 = Hold::new("n1", false);
+    let mut assistant = Assistant::start(&[&n1]);
+    assistant.send(json!("s"), "subscriptions/listen", modern(json!({}))).await;
+    let subscribed = n1.stream().await;
+    assistant.call(7, "reads").await;
+    let Assistant { input, mut output, mut bridge, orphan } = assistant;
+    drop(input);
+    let line = output.next_line().await.expect("readable").expect("an answer");
+    assert!(line.contains("\"id\":7"), "{line}");
+    timeout(PATIENCE, bridge.join_next()).await.expect("in time").expect("one").expect("no panic").expect("an end");
+    timeout(PATIENCE, subscribed.told.closed()).await.expect("nobody listens any more");
+    drop(orphan);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_ends_with_who_began_it_also_where_the_input_does_not() {
+    let mut n1 = Hold::new("n1", true);
+    let mut assistant = Assistant::start(&[&n1]);
+    assistant.call(7, "adds").await;
+    n1.call().await;
+    drop(assistant.orphan.take());
+    timeout(PATIENCE, assistant.bridge.join_next())
+        .await
+        .expect("in time")
+        .expect("one")
+        .expect("no panic")
+        .expect("an end");
+}

@@ -1,0 +1,239 @@
+//! Which requests may be sent again when their connection broke, and what makes one of them so: its method, what a tool
+//! says of itself, or a key under which its effect is had once.
+//!
+//! What tools say is learnt from the lists that nodes give, and forgotten with the process. Without a word of a tool
+//! nothing of it is sent twice.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::{Value, json};
+
+use super::message::{Params, Request};
+
+/// Tools that are remembered.
+const TOOLS_MAX: usize = 4_096;
+/// The argument that holds a key.
+const KEY: &str = "idempotency_key";
+/// Where a key may stand beside the arguments.
+const KEY_IN_META: &str = "ollamax.dev/idempotency-key";
+/// Requests that change nothing, or nothing more the second time.
+const REPEATABLE: [&str; 11] = [
+    "server/discover",
+    "tools/list",
+    "prompts/list",
+    "prompts/get",
+    "resources/list",
+    "resources/read",
+    "resources/templates/list",
+    "completion/complete",
+    "subscriptions/listen",
+    "tasks/get",
+    "tasks/cancel",
+];
+
+/// What a tool says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Hints {
+    /// It changes nothing, or nothing more the second time.
+    is_repeatable: bool,
+    is_reading: bool,
+    takes_key: bool,
+}
+
+/// What tools said of themselves.
+#[derive(Debug, Default)]
+pub(crate) struct Known(Mutex<HashMap<String, Hints>>);
+
+/// Draws keys that nobody else draws: the system's randomness behind `RandomState`, and a count. They are no secrets.
+#[derive(Debug, Default)]
+pub(crate) struct Keys {
+    chance: [RandomState; 2],
+    drawn: AtomicU64,
+}
+
+// === impl Hints ===
+
+impl Hints {
+    /// Reads a tool of a list. What it does not say is as the protocol says it is then: it may change something, each
+    /// time.
+    fn of(tool: &Value) -> Self {
+        let says = |hint: &str| tool["annotations"][hint].as_bool() == Some(true);
+        let takes_key = tool["inputSchema"]["properties"].get(KEY).is_some();
+        let is_reading = says("readOnlyHint");
+        Self { is_repeatable: is_reading || says("idempotentHint"), is_reading, takes_key }
+    }
+}
+
+// === impl Known ===
+
+impl Known {
+    /// Remembers the tools of a list.
+    pub(crate) fn learn(&self, list: &Value) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for tool in list["tools"].as_array().into_iter().flatten() {
+            let Some(name) = tool["name"].as_str() else { continue };
+            if known.len() < TOOLS_MAX || known.contains_key(name) {
+                known.insert(name.to_owned(), Hints::of(tool));
+            }
+        }
+    }
+
+    /// Remembers of a tool that stands in no list that it says nothing.
+    pub(crate) fn miss(&self, name: &str) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < TOOLS_MAX {
+            known.entry(name.to_owned()).or_default();
+        }
+    }
+
+    /// What a tool said.
+    pub(crate) fn of(&self, name: &str) -> Option<Hints> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
+    }
+}
+
+// === impl Keys ===
+
+impl Keys {
+    pub(crate) fn draw(&self) -> String {
+        let count = self.drawn.fetch_add(1, Ordering::Relaxed);
+        let [high, low] = self.chance.each_ref().map(|chance| chance.hash_one(count));
+        format!("bridge-{high:016x}{low:016x}")
+    }
+}
+
+/// The tool that a request calls.
+pub(crate) fn tool_of(request: &Request) -> Option<&str> {
+    request.params.get("name").and_then(Value::as_str).filter(|_| request.method == "tools/call")
+}
+
+/// Gives a call that may change something a key of its own, where its tool takes one and it has none.
+pub(crate) fn with_key(mut params: Params, hints: Option<Hints>, draw: impl FnOnce() -> String) -> Params {
+    if hints.is_none_or(|hints| hints.is_reading || !hints.takes_key) || has_key(&params) {
+        return params;
+    }
+    let arguments = params.entry("arguments").or_insert_with(|| json!({}));
+    // What is no object is refused by the node.
+    if let Some(arguments) = arguments.as_object_mut() {
+        arguments.insert(KEY.to_owned(), draw().into());
+    }
+    params
+}
+
+fn has_key(params: &Params) -> bool {
+    let in_arguments = params.get("arguments").and_then(|arguments| arguments.get(KEY));
+    let in_meta = params.get("_meta").and_then(|meta| meta.get(KEY_IN_META));
+    in_arguments.or(in_meta).is_some_and(Value::is_string)
+}
+
+/// Whether a request may be sent again when nobody knows what became of it.
+pub(crate) fn may_repeat(request: &Request, hints: Option<Hints>) -> bool {
+    if tool_of(request).is_none() {
+        return REPEATABLE.contains(&request.method.as_str());
+    }
+    // A key that the tool does not take is none.
+    hints.is_some_and(|hints| hints.is_repeatable || hints.takes_key && has_key(&request.params))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tool(name: &str, read: bool, idempotent: bool, takes_key: bool) -> Value {
+        let properties = if takes_key { json!({KEY: {"type": "string"}}) } else { json!({}) };
+        json!({
+            "name": name,
+            "inputSchema": {"type": "object", "properties": properties},
+            "annotations": {"readOnlyHint": read, "idempotentHint": idempotent},
+        })
+    }
+
+    fn call(name: &str, arguments: Value) -> Request {
+        let params = json!({"name": name, "arguments": arguments}).as_object().cloned().expect("an object");
+        Request { id: json!(1), method: "tools/call".to_owned(), params }
+    }
+
+    fn known() -> Known {
+        let known = Known::default();
+        let tools = [
+            tool("reads", true, false, false),
+            tool("sets", false, true, false),
+            tool("adds", false, false, false),
+            tool("pulls", false, false, true),
+            tool("looks", true, true, true),
+            json!({"name": "silent"}),
+            json!({"title": "no name"}),
+        ];
+        known.learn(&json!({"tools": tools}));
+        known.learn(&json!({"tools": 7}));
+        known.miss("hidden");
+        known.miss("reads");
+        known
+    }
+
+    #[test]
+    fn a_call_is_repeated_where_its_tool_reads_or_is_idempotent_or_knows_its_key() {
+        let known = known();
+        let check = |name: &str, arguments: Value, expected: bool| {
+            assert_eq!(may_repeat(&call(name, arguments.clone()), known.of(name)), expected, "{name} {arguments}");
+        };
+        check("reads", json!({}), true);
+        check("sets", json!({}), true);
+        check("adds", json!({}), false);
+        check("adds", json!({KEY: "k"}), false);
+        check("pulls", json!({}), false);
+        check("pulls", json!({KEY: "k"}), true);
+        check("pulls", json!({KEY: 7}), false);
+        check("silent", json!({KEY: "k"}), false);
+        check("unheard_of", json!({KEY: "k"}), false);
+        check("hidden", json!({KEY: "k"}), false);
+        let mut beside = call("pulls", json!({}));
+        beside.params.insert("_meta".to_owned(), json!({KEY_IN_META: "k"}));
+        assert!(may_repeat(&beside, known.of("pulls")));
+    }
+
+    #[test]
+    fn other_requests_are_repeated_where_they_change_nothing() {
+        let check = |method: &str, expected: bool| {
+            let request = Request { id: json!(1), method: method.to_owned(), params: Params::new() };
+            assert_eq!(may_repeat(&request, None), expected, "{method}");
+        };
+        for method in REPEATABLE {
+            check(method, true);
+        }
+        for method in ["tools/call", "tasks/update", "a/method", ""] {
+            check(method, false);
+        }
+    }
+
+    #[test]
+    fn a_key_is_added_where_a_tool_that_changes_something_takes_one_and_none_was_given() {
+        let known = known();
+        let check = |name: &str, arguments: Value, expected: Value| {
+            let params = call(name, arguments.clone()).params;
+            let keyed = with_key(params, known.of(name), || "drawn".to_owned());
+            assert_eq!(keyed["arguments"], expected, "{name} {arguments}");
+        };
+        check("pulls", json!({"model": "m"}), json!({"model": "m", KEY: "drawn"}));
+        check("pulls", json!({KEY: "own"}), json!({KEY: "own"}));
+        check("pulls", json!([]), json!([]));
+        check("adds", json!({}), json!({}));
+        check("looks", json!({}), json!({}));
+        check("unheard_of", json!({}), json!({}));
+        let mut bare = Params::new();
+        bare.insert("name".to_owned(), "pulls".into());
+        assert_eq!(with_key(bare, known.of("pulls"), || "drawn".to_owned())["arguments"], json!({KEY: "drawn"}));
+    }
+
+    #[test]
+    fn no_two_keys_are_alike() {
+        let (one, other) = (Keys::default(), Keys::default());
+        let drawn = [one.draw(), one.draw(), other.draw(), other.draw()];
+        let apart: std::collections::HashSet<&String> = drawn.iter().collect();
+        assert_eq!(apart.len(), drawn.len(), "{drawn:?}");
+        assert!(drawn.iter().all(|key| key.len() == 39), "{drawn:?}");
+    }
+}

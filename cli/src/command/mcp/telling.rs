@@ -1,0 +1,223 @@
+//! What the assistant hears of a request while it is answered, and at the end: in the assistant's own words for it,
+//! whichever node tells it and under which id it was asked.
+//!
+//! Always: progress never goes back, also where a second node begins again; a subscription is acknowledged once, and
+//! where it was opened again its assistant hears that something may have changed meanwhile.
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::era::{Era, of_handshake};
+
+const SUBSCRIPTION_KEY: &str = "io.modelcontextprotocol/subscriptionId";
+const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
+/// What a subscription may be to, and what is heard of it.
+const CHANGES: [(&str, &str); 3] = [
+    ("toolsListChanged", "notifications/tools/list_changed"),
+    ("promptsListChanged", "notifications/prompts/list_changed"),
+    ("resourcesListChanged", "notifications/resources/list_changed"),
+];
+
+/// A message on its way to the assistant.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// Of the work that it belongs to.
+    pub(crate) work: u64,
+    pub(crate) message: Value,
+    /// Nothing comes of this work behind it.
+    pub(crate) is_last: bool,
+}
+
+/// The way of one work's messages.
+#[derive(Debug, Clone)]
+pub(crate) struct Out {
+    pub(crate) work: u64,
+    pub(crate) told: mpsc::Sender<Told>,
+}
+
+/// How a request is told of.
+#[derive(Debug)]
+pub(crate) struct Telling {
+    words: Words,
+    /// Nobody hears of what this process asks for itself.
+    out: Option<Out>,
+}
+
+/// The assistant's words for a request, and what it has heard of it.
+#[derive(Debug)]
+struct Words {
+    id: Value,
+    era: Era,
+    progress: Option<f64>,
+    is_acknowledged: bool,
+}
+
+// === impl Telling ===
+
+impl Telling {
+    pub(crate) fn new(id: Value, era: Era, out: Out) -> Self {
+        Self { words: Words::new(id, era), out: Some(out) }
+    }
+
+    /// For what this process asks for itself.
+    pub(crate) fn nobody() -> Self {
+        Self { words: Words::new(Value::Null, Era::Modern), out: None }
+    }
+
+    /// Whether a subscription was begun.
+    pub(crate) fn is_acknowledged(&self) -> bool {
+        self.words.is_acknowledged
+    }
+
+    /// Hands on a notification.
+    pub(crate) async fn note(&mut self, note: Value) {
+        for message in self.words.of_note(note) {
+            self.send(message, false).await;
+        }
+    }
+
+    /// Hands on the last word.
+    pub(crate) async fn last(self, answer: Value) {
+        let message = self.words.of_answer(answer);
+        self.send(message, true).await;
+    }
+
+    async fn send(&self, message: Value, is_last: bool) {
+        if let Some(Out { work, told }) = &self.out {
+            // Where nobody takes it, the whole bridge ends.
+            drop(told.send(Told { work: *work, message, is_last }).await);
+        }
+    }
+}
+
+// === impl Words ===
+
+impl Words {
+    fn new(id: Value, era: Era) -> Self {
+        Self { id, era, progress: None, is_acknowledged: false }
+    }
+
+    /// What the assistant hears of a notification.
+    fn of_note(&mut self, mut note: Value) -> Vec<Value> {
+        if let Some(params) = note.get_mut("params") {
+            self.name_subscription(params);
+        }
+        let method = note["method"].as_str().unwrap_or_default().to_owned();
+        match method.as_str() {
+            "notifications/progress" => {
+                let progress = note["params"]["progress"].as_f64();
+                if progress.is_none() || progress <= self.progress {
+                    return Vec::new();
+                }
+                self.progress = progress;
+                vec![note]
+            }
+            // The one that a node may end is the one that it was asked for.
+            "notifications/cancelled" => {
+                if let Some(params) = note.get_mut("params").and_then(Value::as_object_mut) {
+                    params.insert("requestId".to_owned(), self.id.clone());
+                }
+                vec![note]
+            }
+            ACKNOWLEDGED if std::mem::replace(&mut self.is_acknowledged, true) => {
+                missed(&note["params"]["notifications"], &self.id)
+            }
+            _ => vec![note],
+        }
+    }
+
+    fn of_answer(&self, mut answer: Value) -> Value {
+        answer["id"] = self.id.clone();
+        if let Some(result) = answer.get_mut("result") {
+            self.name_subscription(result);
+        }
+        if self.era == Era::Handshake { of_handshake(answer) } else { answer }
+    }
+
+    /// A subscription is called by the id of the request for it.
+    fn name_subscription(&self, told: &mut Value) {
+        let meta = told.get_mut("_meta").and_then(Value::as_object_mut);
+        if let Some(named) = meta.and_then(|meta| meta.get_mut(SUBSCRIPTION_KEY)) {
+            named.clone_from(&self.id);
+        }
+    }
+}
+
+/// What may have been missed between two nodes, by what was subscribed to.
+fn missed(granted: &Value, id: &Value) -> Vec<Value> {
+    let note = |method: &str, uri: Option<&Value>| {
+        let mut note = json!({"jsonrpc": "2.0", "method": method, "params": {"_meta": {SUBSCRIPTION_KEY: id}}});
+        if let Some(uri) = uri {
+            note["params"]["uri"] = uri.clone();
+        }
+        note
+    };
+    let lists =
+        CHANGES.iter().filter(|(key, _)| granted[*key].as_bool() == Some(true)).map(|(_, method)| note(method, None));
+    let resources = granted["resourceSubscriptions"].as_array().into_iter().flatten();
+    lists.chain(resources.map(|uri| note("notifications/resources/updated", Some(uri)))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn progress(value: &Value) -> Value {
+        let params = json!({"progressToken": "p", "progress": value});
+        json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": params})
+    }
+
+    #[test]
+    fn progress_never_goes_back() {
+        let mut words = Words::new(json!(7), Era::Handshake);
+        let mut check = |value: Value, is_told: bool| {
+            let note = progress(&value);
+            let expected = if is_told { vec![note.clone()] } else { Vec::new() };
+            assert_eq!(words.of_note(note), expected, "{value}");
+        };
+        check(json!(0), true);
+        check(json!(0), false);
+        check(json!(2.5), true);
+        check(json!(1), false);
+        check(json!("3"), false);
+        check(json!(3), true);
+    }
+
+    #[test]
+    fn a_subscription_is_acknowledged_once_and_what_was_missed_is_told() {
+        let mut words = Words::new(json!("s"), Era::Modern);
+        let granted = json!({"toolsListChanged": true, "promptsListChanged": false, "resourceSubscriptions": ["a:b"]});
+        let acknowledged = |id: Value| {
+            let params = json!({"_meta": {SUBSCRIPTION_KEY: id}, "notifications": granted.clone()});
+            json!({"jsonrpc": "2.0", "method": ACKNOWLEDGED, "params": params})
+        };
+        assert_eq!(words.of_note(acknowledged(json!(41))), [acknowledged(json!("s"))]);
+        let meta = json!({SUBSCRIPTION_KEY: "s"});
+        let expected = [
+            json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed", "params": {"_meta": meta}}),
+            json!({
+                "jsonrpc": "2.0",
+                "method": "notifications/resources/updated",
+                "params": {"_meta": meta, "uri": "a:b"},
+            }),
+        ];
+        assert_eq!(words.of_note(acknowledged(json!(42))), expected);
+        let ended = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 42}});
+        assert_eq!(words.of_note(ended)[0]["params"]["requestId"], "s");
+        let note = json!({"jsonrpc": "2.0", "method": "notifications/message"});
+        assert_eq!(words.of_note(note)[0]["method"], "notifications/message");
+    }
+
+    #[test]
+    fn an_answer_has_the_assistants_id_and_its_eras_words() {
+        let answer = json!({"id": 41, "result": {"resultType": "complete", "_meta": {SUBSCRIPTION_KEY: 41}}});
+        let check = |era: Era, expected: Value| {
+            assert_eq!(Words::new(json!("s"), era).of_answer(answer.clone()), expected);
+        };
+        let meta = json!({SUBSCRIPTION_KEY: "s"});
+        check(Era::Modern, json!({"id": "s", "result": {"resultType": "complete", "_meta": meta}}));
+        check(Era::Handshake, json!({"id": "s", "result": {"_meta": meta}}));
+        let error = json!({"id": null, "error": {"code": 1}});
+        assert_eq!(Words::new(json!(7), Era::Modern).of_answer(error), json!({"id": 7, "error": {"code": 1}}));
+    }
+}

@@ -1,0 +1,91 @@
+//! `/mcp` on the administrator's socket: the protocol as at the clients' door, for the user whose program opened it.
+//!
+//! What `ollamax mcp` speaks to. Always: the principal is the system's word on who opened the socket, and a request of
+//! nobody is refused; form and size are checked as at the clients' door. Pages of browsers do not get here, so a
+//! request with an origin is refused.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::request::Parts as Head;
+use axum::http::{Method, Response, StatusCode};
+use axum::routing::any;
+use bytes::Bytes;
+use http_body_util::Full;
+use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
+use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
+
+use ollamax_tools::{Caller, Principal};
+use ollamax_types::RequestId;
+
+use super::refusal::Refusal;
+use super::server::Server;
+use super::{MESSAGE_BYTES_MAX, check_message, check_version, is_json};
+use crate::grpc::SocketUser;
+use crate::http::body;
+use crate::toolbox::Toolbox;
+
+/// The protocol, ready for requests of administrators.
+type Service = StreamableHttpService<Server, NeverSessionManager>;
+
+/// A message that was let in; its caller stands beside it.
+struct Admitted {
+    head: Head,
+    bytes: Bytes,
+    is_json: bool,
+}
+
+/// The route, for the routes of the socket.
+pub(crate) fn route(tools: Toolbox) -> Router {
+    let service = service(tools);
+    let assistants = any(move |request: Request| {
+        let service = service.clone();
+        async move { answer(&service, request).await }
+    });
+    Router::new().route("/mcp", assistants)
+}
+
+/// The protocol behind the socket. Its host is always `localhost`, which is all that is taken by default.
+fn service(tools: Toolbox) -> Service {
+    let server = Server::new(tools);
+    let config = StreamableHttpServerConfig::default()
+        .with_legacy_session_mode(false)
+        .with_json_response(true)
+        .with_sse_retry(None)
+        .with_max_request_body_bytes(MESSAGE_BYTES_MAX)
+        .enforce_origin_validation();
+    StreamableHttpService::new(move || Ok(server.clone()), Arc::new(NeverSessionManager::default()), config)
+}
+
+async fn answer(service: &Service, request: Request) -> Response<Body> {
+    let Admitted { head, bytes, is_json } = match admit(request).await {
+        Ok(admitted) => admitted,
+        Err(refusal) => return refusal.into_response(),
+    };
+    // What the protocol remembers of a request is large.
+    let response = Box::pin(service.handle(axum::http::Request::from_parts(head, Full::new(bytes)))).await;
+    if is_json && response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+        // It is JSON, so it is the message that cannot be read.
+        return Refusal::no_request().into_response();
+    }
+    response.map(Body::new)
+}
+
+/// Decides who calls, and reads the message.
+async fn admit(request: Request) -> Result<Admitted, Refusal> {
+    let (mut head, sent) = request.into_parts();
+    let SocketUser(uid) = head.extensions.get::<SocketUser>().copied().ok_or_else(Refusal::not_local)?;
+    let request_id = head.extensions.get::<RequestId>().cloned().unwrap_or_default();
+    head.extensions.insert(Caller { principal: Principal::of_socket(uid), request: request_id });
+    let is_json = is_json(&head.headers);
+    // Without a message there is nothing to check; the protocol refuses what is no POST.
+    let mut bytes = Bytes::new();
+    if head.method == Method::POST && is_json {
+        bytes = body::read_small(&head.headers, sent, MESSAGE_BYTES_MAX).await?;
+        check_message(&bytes)?;
+        check_version(&head.headers, &bytes)?;
+    }
+    Ok(Admitted { head, bytes, is_json })
+}
