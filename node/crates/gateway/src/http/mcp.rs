@@ -20,10 +20,14 @@ use serde_json::Value;
 
 use crate::http::{OpenDoor, body, edge, loopback};
 
+mod fixtures;
 mod refusal;
 pub(crate) mod rules;
 mod server;
 
+use self::fixtures::Fixtures;
+use self::fixtures::keys::MemKeys;
+use self::fixtures::questions::Questions;
 use self::refusal::Refusal;
 use self::server::Server;
 
@@ -34,13 +38,19 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 20;
 const VERSION_HEADER: &str = "mcp-protocol-version";
 
 /// The protocol, ready for requests.
-pub(crate) type Service = StreamableHttpService<Server, NeverSessionManager>;
+#[derive(Clone)]
+pub(crate) enum Service {
+    /// The node's tools.
+    Tools(StreamableHttpService<Server, NeverSessionManager>),
+    /// The same, and beside them what the official suite looks for.
+    Fixtures(StreamableHttpService<Fixtures, NeverSessionManager>, Questions),
+}
 
 /// A message that was let in.
 struct Admitted {
     request: axum::http::Request<Full<Bytes>>,
     is_json: bool,
-    _held: Option<body::Held>,
+    held: Option<body::Held>,
 }
 
 /// What is read of a message in a revision that is not spoken.
@@ -62,22 +72,44 @@ pub(crate) fn service(door: &OpenDoor) -> Service {
         .with_allowed_hosts(rules::hosts(&door.parts.hostname, door.parts.bound))
         .with_allowed_origins(rules::origins(&door.parts.config.origins, &door.parts.hostname, door.parts.bound))
         .enforce_origin_validation();
-    StreamableHttpService::new(move || Ok(server.clone()), Arc::new(NeverSessionManager::default()), config)
+    let sessions = Arc::new(NeverSessionManager::default());
+    if door.parts.config.conformance_fixtures {
+        let fixtures = Fixtures::new(server, Arc::new(MemKeys::draw()));
+        let service = StreamableHttpService::new(move || Ok(fixtures.clone()), sessions, config);
+        return Service::Fixtures(service, Questions::new(Arc::clone(&door.parts.node)));
+    }
+    Service::Tools(StreamableHttpService::new(move || Ok(server.clone()), sessions, config))
 }
 
 /// Answers one request.
 pub(crate) async fn answer(door: &OpenDoor, service: &Service, request: Request) -> Response<Body> {
-    let Admitted { request, is_json, _held } = match admit(door, request).await {
+    let Admitted { request, is_json, held } = match admit(door, request).await {
         Ok(admitted) => admitted,
         Err(refusal) => return refusal.into_response(),
     };
-    // What the protocol remembers of a request is large.
-    let response = Box::pin(service.handle(request)).await;
+    if let (Service::Fixtures(_, questions), Some(held)) = (service, &held)
+        && let Some(response) = questions.answer(request.headers(), &held.bytes).await
+    {
+        return response;
+    }
+    let response = service.handle(request).await;
     if is_json && response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
         // It is JSON, so it is the message that cannot be read.
         return Refusal::no_request().into_response();
     }
-    response.map(Body::new)
+    response
+}
+
+// === impl Service ===
+
+impl Service {
+    async fn handle(&self, request: axum::http::Request<Full<Bytes>>) -> Response<Body> {
+        // What the protocol remembers of a request is large.
+        match self {
+            Self::Tools(service) => Box::pin(service.handle(request)).await.map(Body::new),
+            Self::Fixtures(service, _) => Box::pin(service.handle(request)).await.map(Body::new),
+        }
+    }
 }
 
 /// Decides who calls, and reads the message.
@@ -96,7 +128,7 @@ async fn admit(door: &OpenDoor, request: Request) -> Result<Admitted, Refusal> {
     } else {
         (Bytes::new(), None)
     };
-    Ok(Admitted { request: axum::http::Request::from_parts(head, Full::new(bytes)), is_json, _held: held })
+    Ok(Admitted { request: axum::http::Request::from_parts(head, Full::new(bytes)), is_json, held })
 }
 
 /// One message, which is JSON.
