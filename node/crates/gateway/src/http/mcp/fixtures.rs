@@ -261,12 +261,17 @@ impl ServerHandler for Fixtures {
         found.map(CompleteResult::new).map_err(|error| ErrorData::internal_error(error, None))
     }
 
-    /// Without a session there is nothing to keep it in: every line is sent.
+    /// Without a session there is nothing to keep it in: every line is sent. The revisions without a handshake have no
+    /// such method.
     async fn set_level(
         &self,
         _request: SetLevelRequestParams,
-        _context: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
+        let version = context.protocol_version();
+        if version.is_some_and(|version| version.as_str() >= ProtocolVersion::V_2026_07_28.as_str()) {
+            return Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, "logging/setLevel", None));
+        }
         Ok(())
     }
 
