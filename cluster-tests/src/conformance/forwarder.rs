@@ -20,7 +20,7 @@ use hyper::client::conn::http1 as client;
 use hyper::rt::Executor as _;
 use hyper::server::conn::http1 as server;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use tokio::net::{TcpListener, TcpStream};
@@ -110,7 +110,7 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
         async move { Ok::<_, Infallible>(shared.answer(request).await) }
     });
     // How a connection ends is the caller's affair.
-    let _ended = server::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    let _ended = server::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 
 // === impl Shared ===
