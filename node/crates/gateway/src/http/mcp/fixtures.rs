@@ -79,6 +79,11 @@ impl Fixtures {
         self.shown.iter().any(|shown| shown.name == tool)
     }
 
+    /// Whether the node knows tasks of its own, beside those of the fixtures.
+    fn has_own_tasks(&self) -> bool {
+        self.server.get_info().capabilities.supports_tasks()
+    }
+
     /// Calls a fixture.
     async fn answer(
         &self,
@@ -355,7 +360,8 @@ impl ServerHandler for Fixtures {
     ) -> Result<GetTaskResult, ErrorData> {
         match self.tasks.get_task(&request.task_id) {
             Ok(task) => Ok(GetTaskResult::new(task)),
-            Err(unknown) => or(unknown, Box::pin(self.server.get_task(request, context)).await),
+            Err(unknown) if !self.has_own_tasks() => Err(unknown),
+            Err(_) => Box::pin(self.server.get_task(request, context)).await,
         }
     }
 
@@ -366,7 +372,8 @@ impl ServerHandler for Fixtures {
     ) -> Result<(), ErrorData> {
         match self.tasks.update_task(&request.task_id, request.input_responses.clone()) {
             Ok(()) => Ok(()),
-            Err(unknown) => or(unknown, Box::pin(self.server.update_task(request, context)).await),
+            Err(unknown) if !self.has_own_tasks() => Err(unknown),
+            Err(_) => Box::pin(self.server.update_task(request, context)).await,
         }
     }
 
@@ -377,12 +384,8 @@ impl ServerHandler for Fixtures {
     ) -> Result<(), ErrorData> {
         match self.tasks.cancel_task(&request.task_id) {
             Ok(()) => Ok(()),
-            Err(unknown) => or(unknown, Box::pin(self.server.cancel_task(request, context)).await),
+            Err(unknown) if !self.has_own_tasks() => Err(unknown),
+            Err(_) => Box::pin(self.server.cancel_task(request, context)).await,
         }
     }
-}
-
-/// The node's own answer about a task that is none of the fixtures'; where the node knows no tasks, that it is unknown.
-fn or<T>(unknown: ErrorData, own: Result<T, ErrorData>) -> Result<T, ErrorData> {
-    own.map_err(|error| if error.code == ErrorCode::METHOD_NOT_FOUND { unknown } else { error })
 }
