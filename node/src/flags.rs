@@ -13,6 +13,8 @@ use crate::restore::{Origin, RestoreArgs, VerifyArgs};
 
 /// The key that has a short flag too.
 const STATIC_PEERS: &str = "p2p.static_peers";
+/// The key that is for tests, so that help does not show it; it has a short flag, too.
+const FIXTURES: &str = "api.conformance_fixtures";
 
 /// What the process was asked to do.
 #[derive(Debug)]
@@ -234,16 +236,26 @@ fn run() -> Command {
                 .value_name("HOST:PORT,...")
                 .conflicts_with(STATIC_PEERS)
                 .help("Speak to these members alone and discover nobody; the same as --p2p.static_peers"),
+        )
+        .arg(
+            Arg::new("conformance-fixtures")
+                .long("conformance-fixtures")
+                .action(ArgAction::SetTrue)
+                .conflicts_with(FIXTURES)
+                .hide(true)
+                .help("Show at /mcp also what the official suite of MCP looks for; the same as --api.conformance_fixtures"),
         );
     let meanings = example::meanings();
     for key in key_names() {
         let help = meanings.get(&key).cloned().unwrap_or_default();
         let variable = layers::env_name(&key);
+        let is_hidden = key == FIXTURES;
         run = run.arg(
             Arg::new(key.clone())
                 .long(key)
                 .value_name("VALUE")
                 .help_heading("Configuration keys")
+                .hide(is_hidden)
                 .help(format!("{help} [env: {variable}]")),
         );
     }
@@ -380,7 +392,8 @@ fn key_names() -> Vec<String> {
 fn keys(run: &ArgMatches) -> Vec<(String, String)> {
     let given = |name: &str, key: &str| Some((key.to_owned(), run.get_one::<String>(name).cloned()?));
     let fixed = given("static-peers", STATIC_PEERS);
-    key_names().iter().filter_map(|key| given(key, key)).chain(fixed).collect()
+    let fixtures = run.get_flag("conformance-fixtures").then(|| (FIXTURES.to_owned(), "true".to_owned()));
+    key_names().iter().filter_map(|key| given(key, key)).chain(fixed).chain(fixtures).collect()
 }
 
 #[cfg(test)]
@@ -408,6 +421,17 @@ mod tests {
         }
         let refused = asked("--static-peers a:1 --p2p.static_peers b:1").expect_err("named twice");
         assert_eq!(refused.kind(), clap::error::ErrorKind::ArgumentConflict);
+    }
+
+    #[test]
+    fn fixtures_have_a_short_flag_that_help_does_not_show() {
+        let asked = |words: &str| read(format!("ollamax-node run {words}").split(' ').map(OsString::from).collect());
+        for words in ["--conformance-fixtures", "--api.conformance_fixtures true"] {
+            let Ok(Asked::Run { flags, .. }) = asked(words) else { panic!("{words}") };
+            assert_eq!(flags, [(FIXTURES.to_owned(), "true".to_owned())], "{words}");
+        }
+        let help = asked("--help").expect_err("help").to_string();
+        assert!(help.contains("--api.listen") && !help.contains("conformance"), "{help}");
     }
 
     #[test]

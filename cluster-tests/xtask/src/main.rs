@@ -1,4 +1,4 @@
-//! `cargo xtask setup|env|test|demo|bench|torture|upgrade-test|soak`: what a person or a machine does with a checkout,
+//! `cargo xtask setup|env|test|demo|bench|torture|conformance|upgrade-test|soak`: what a person or a machine does with a checkout,
 //! in one command each.
 //!
 //! It compiles in seconds and depends on nothing heavy, because it installs what the heavy crates need before they are
@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 mod bench;
+mod conformance;
 mod demo;
 mod gates;
 mod ollama;
@@ -48,6 +49,9 @@ usage: cargo xtask COMMAND
                                `--seconds N`: no round begins after so many, 180; `--seed S`: a fresh one
                                `--nodes 3|5`; `--faults F1,F5,…`: all; `-o json`: the report as JSON
                                `torture --planted`: known mistakes, put in to see that each is found
+  conformance mcp [OPTIONS]    the official suite of MCP, fetched by npx: one node, a random one of three for each
+                               request, and so while the leader is killed every 5 s; `--only one,random,kills`;
+                               `--seed S`; `--write`: the table into docs/architecture/conformance.md
   upgrade-test [--from REV]    a cluster goes from the release before to this one and back, under load; REV: another
                                commit than the last one whose cluster version is lower
   soak [--rounds N] [--seed S] [--from REV]
@@ -89,6 +93,7 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
             Ok(usage_error("`torture --planted` takes no other option"))
         }
         ["torture", rest @ ..] => torture::run(&Workspace::locate()?, rest),
+        ["conformance", "mcp", rest @ ..] => conformance::run(&Workspace::locate()?, rest),
         ["upgrade-test"] => previous::run(&Workspace::locate()?, None),
         ["upgrade-test", "--from", revision] => previous::run(&Workspace::locate()?, Some(*revision)),
         ["soak", rest @ ..] => match soak::Plan::parse(rest) {
@@ -128,7 +133,7 @@ mod tests {
         for words in alone {
             check(words, true);
         }
-        for command in ["setup", "env", "test", "demo", "bench", "torture", "upgrade-test", "soak"] {
+        for command in ["setup", "env", "test", "demo", "bench", "torture", "conformance", "upgrade-test", "soak"] {
             check(&[command, "--help"], true);
             check(&[command, "-h"], true);
             check(&[command, "--seed", "7"], false);

@@ -31,6 +31,8 @@ pub struct Config {
     pub body_idle_timeout_ms: u64,
     /// Whose `POST /api/pull` is taken: that of this machine (`loopback`), of `everybody`, or of `nobody`. Since 0.1.
     pub pull: Pull,
+    /// Show at /mcp also what the official suite of MCP looks for; for tests, and on loopback alone. Since 0.1.
+    pub conformance_fixtures: bool,
 }
 
 /// Who may have models pulled over HTTP.
@@ -58,6 +60,7 @@ impl Default for Config {
             head_timeout_ms: 60_000,
             body_idle_timeout_ms: 30_000,
             pull: Pull::default(),
+            conformance_fixtures: false,
         }
     }
 }
@@ -76,6 +79,10 @@ impl Config {
                  127.0.0.1, or set api.allow_unauthenticated = true"
             )),
             Some(_) => {}
+        }
+        let is_on_loopback = self.listen_address().is_some_and(|address| address.ip().is_loopback());
+        if self.conformance_fixtures && !is_on_loopback {
+            problems.push("api.conformance_fixtures: these are for tests, and api.listen is not loopback".to_owned());
         }
         for origin in self.origins.iter().filter(|origin| *origin != "*" && !origin.contains("://")) {
             problems.push(format!("api.origins: {origin:?} has no scheme; write it like https://chat.lab"));
@@ -128,6 +135,12 @@ mod tests {
         let open = Config { listen: "0.0.0.0:11435".to_owned(), ..Config::default() };
         check(&open, &["api.listen"]);
         check(&Config { allow_unauthenticated: true, ..open }, &[]);
+        let fixtures = Config { conformance_fixtures: true, ..Config::default() };
+        check(&fixtures, &[]);
+        check(
+            &Config { listen: "[::]:1".to_owned(), allow_unauthenticated: true, ..fixtures },
+            &["api.conformance_fixtures"],
+        );
         let bad = Config {
             listen: "nowhere".to_owned(),
             origins: vec!["*".to_owned(), "chat.lab".to_owned()],

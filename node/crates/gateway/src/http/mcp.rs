@@ -24,6 +24,7 @@ use ollamax_tools::Caller;
 use crate::http::{OpenDoor, body, edge, loopback};
 use crate::toolbox::Toolbox;
 
+mod fixtures;
 mod listen;
 mod progress;
 mod refusal;
@@ -32,6 +33,9 @@ mod server;
 pub(crate) mod socket;
 mod tasks;
 
+use self::fixtures::Fixtures;
+use self::fixtures::keys::MemKeys;
+use self::fixtures::questions::Questions;
 use self::listen::Watched;
 use self::refusal::Refusal;
 use self::server::Server;
@@ -43,7 +47,13 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 20;
 const VERSION_HEADER: &str = "mcp-protocol-version";
 
 /// The protocol, ready for requests.
-pub(crate) type Service = StreamableHttpService<Server, NeverSessionManager>;
+#[derive(Clone)]
+pub(crate) enum Service {
+    /// The node's tools.
+    Tools(StreamableHttpService<Server, NeverSessionManager>),
+    /// The same, and beside them what the official suite looks for.
+    Fixtures(StreamableHttpService<Fixtures, NeverSessionManager>, Questions),
+}
 
 /// A message that was let in; its caller stands beside it.
 struct Admitted {
@@ -72,15 +82,27 @@ pub(crate) fn service(door: &OpenDoor) -> Service {
         .with_allowed_hosts(rules::hosts(&door.parts.hostname, door.parts.bound))
         .with_allowed_origins(rules::origins(&door.parts.config.origins, &door.parts.hostname, door.parts.bound))
         .enforce_origin_validation();
-    StreamableHttpService::new(move || Ok(server.clone()), Arc::new(NeverSessionManager::default()), config)
+    let sessions = Arc::new(NeverSessionManager::default());
+    if door.parts.config.conformance_fixtures {
+        let fixtures = Fixtures::new(server, Arc::new(MemKeys::draw()));
+        let service = StreamableHttpService::new(move || Ok(fixtures.clone()), sessions, config);
+        return Service::Fixtures(service, Questions::new(Arc::clone(&door.parts.node)));
+    }
+    Service::Tools(StreamableHttpService::new(move || Ok(server.clone()), sessions, config))
 }
 
 /// Answers one request.
 pub(crate) async fn answer(door: &OpenDoor, service: &Service, request: Request) -> Response<Body> {
-    match admit(door, request).await {
-        Ok(admitted) => hand_over(&door.parts.tools, service, admitted).await,
-        Err(refusal) => refusal.into_response(),
+    let admitted = match admit(door, request).await {
+        Ok(admitted) => admitted,
+        Err(refusal) => return refusal.into_response(),
+    };
+    if let Service::Fixtures(_, questions) = service
+        && let Some(response) = questions.answer(&admitted.head.headers, &admitted.bytes).await
+    {
+        return response;
     }
+    hand_over(&door.parts.tools, service, admitted).await
 }
 
 /// Lets the protocol answer a message.
@@ -89,13 +111,24 @@ async fn hand_over(tools: &Toolbox, service: &Service, admitted: Admitted) -> Re
     let caller = head.extensions.get::<Caller>();
     let watched = caller.map(|caller| Watched::of(tools, caller, &bytes)).unwrap_or_default();
     head.extensions.insert(watched.clone());
-    // What the protocol remembers of a request is large.
-    let response = Box::pin(service.handle(axum::http::Request::from_parts(head, Full::new(bytes)))).await;
+    let response = service.handle(axum::http::Request::from_parts(head, Full::new(bytes))).await;
     if is_json && response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
         // It is JSON, so it is the message that cannot be read.
         return Refusal::no_request().into_response();
     }
-    response.map(|body| watched.acknowledge(Body::new(body)))
+    response.map(|body| watched.acknowledge(body))
+}
+
+// === impl Service ===
+
+impl Service {
+    async fn handle(&self, request: axum::http::Request<Full<Bytes>>) -> Response<Body> {
+        // What the protocol remembers of a request is large.
+        match self {
+            Self::Tools(service) => Box::pin(service.handle(request)).await.map(Body::new),
+            Self::Fixtures(service, _) => Box::pin(service.handle(request)).await.map(Body::new),
+        }
+    }
 }
 
 /// Decides who calls, and reads the message.

@@ -4,6 +4,7 @@ mod desk;
 mod lab;
 mod lists;
 mod mcp;
+mod mcp_fixtures;
 mod names;
 mod overload;
 mod places;

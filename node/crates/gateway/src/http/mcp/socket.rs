@@ -7,13 +7,10 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::Request;
-use axum::http::request::Parts as Head;
-use axum::http::{Method, Response, StatusCode};
+use axum::http::Method;
 use axum::routing::any;
 use bytes::Bytes;
-use http_body_util::Full;
 use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 
@@ -22,27 +19,22 @@ use ollamax_types::RequestId;
 
 use super::refusal::Refusal;
 use super::server::Server;
-use super::{MESSAGE_BYTES_MAX, check_message, check_version, is_json};
+use super::{Admitted, MESSAGE_BYTES_MAX, Service, check_message, check_version, hand_over, is_json};
 use crate::grpc::SocketUser;
 use crate::http::body;
 use crate::toolbox::Toolbox;
 
-/// The protocol, ready for requests of administrators.
-type Service = StreamableHttpService<Server, NeverSessionManager>;
-
-/// A message that was let in; its caller stands beside it.
-struct Admitted {
-    head: Head,
-    bytes: Bytes,
-    is_json: bool,
-}
-
 /// The route, for the routes of the socket.
 pub(crate) fn route(tools: Toolbox) -> Router {
-    let service = service(tools);
+    let service = service(tools.clone());
     let assistants = any(move |request: Request| {
-        let service = service.clone();
-        async move { answer(&service, request).await }
+        let (tools, service) = (tools.clone(), service.clone());
+        async move {
+            match admit(request).await {
+                Ok(admitted) => hand_over(&tools, &service, admitted).await,
+                Err(refusal) => refusal.into_response(),
+            }
+        }
     });
     Router::new().route("/mcp", assistants)
 }
@@ -56,21 +48,8 @@ fn service(tools: Toolbox) -> Service {
         .with_sse_retry(None)
         .with_max_request_body_bytes(MESSAGE_BYTES_MAX)
         .enforce_origin_validation();
-    StreamableHttpService::new(move || Ok(server.clone()), Arc::new(NeverSessionManager::default()), config)
-}
-
-async fn answer(service: &Service, request: Request) -> Response<Body> {
-    let Admitted { head, bytes, is_json } = match admit(request).await {
-        Ok(admitted) => admitted,
-        Err(refusal) => return refusal.into_response(),
-    };
-    // What the protocol remembers of a request is large.
-    let response = Box::pin(service.handle(axum::http::Request::from_parts(head, Full::new(bytes)))).await;
-    if is_json && response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
-        // It is JSON, so it is the message that cannot be read.
-        return Refusal::no_request().into_response();
-    }
-    response.map(Body::new)
+    let sessions = Arc::new(NeverSessionManager::default());
+    Service::Tools(StreamableHttpService::new(move || Ok(server.clone()), sessions, config))
 }
 
 /// Decides who calls, and reads the message.
@@ -87,5 +66,5 @@ async fn admit(request: Request) -> Result<Admitted, Refusal> {
         check_message(&bytes)?;
         check_version(&head.headers, &bytes)?;
     }
-    Ok(Admitted { head, bytes, is_json })
+    Ok(Admitted { head, bytes, is_json, _held: None })
 }
