@@ -28,8 +28,9 @@ async fn main() -> Result<ExitCode> {
     let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
     eprintln!("conformance: seed={seed} (replay: {})", options.replay(seed));
     // Dropping a run ends the processes that it started.
+    let arrangements = options.arrangements();
     let report = tokio::select! {
-        report = Box::pin(run(&options.arrangements(), seed)) => report?,
+        report = Box::pin(run(&arrangements, seed)) => report?,
         interrupted = tokio::signal::ctrl_c() => {
             interrupted.context("wait for an interrupt")?;
             bail!("interrupted; to draw the same again: {}", options.replay(seed));
