@@ -388,7 +388,8 @@ pub(super) fn model_store(store: &ModelStore) -> Check {
     match store {
         ModelStore::Elsewhere(why) => skipped("model_store", why),
         ModelStore::NotFound(places) => {
-            let fix = "start the daemon with OLLAMA_MODELS as the Ollama beside it has it";
+            let fix = "start the daemon with OLLAMA_MODELS as the Ollama beside it has it; of one in a container, where \
+                       its store is mounted on this machine";
             check("model_store", Outcome::Warn, none_at(places), fix)
         }
         ModelStore::Unusable(problem) => {

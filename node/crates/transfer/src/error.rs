@@ -170,6 +170,14 @@ pub enum PullError {
         /// Which model.
         name: ModelName,
     },
+    /// The store has a manifest for the model that is none.
+    #[error("the manifest of {name} is damaged: {why}")]
+    DamagedManifest {
+        /// Of which model.
+        name: ModelName,
+        /// Where it lies, and what is wrong.
+        why: String,
+    },
     /// No more can have files read again.
     #[error("{0} have files read again already, which is the limit")]
     TooManyChecks(usize),
@@ -201,7 +209,7 @@ impl PullError {
             Self::NoRoom { .. } | Self::DiskFull { .. } => ErrorCode::DiskFull,
             Self::NotWritable { .. } => ErrorCode::StoreNotWritable,
             Self::NoStore(_) => ErrorCode::RuntimeUnavailable,
-            Self::Disk(_) => ErrorCode::StorageFailed,
+            Self::Disk(_) | Self::DamagedManifest { .. } => ErrorCode::StorageFailed,
             Self::Cancelled | Self::Overtaken { .. } => ErrorCode::PullCancelled,
             Self::Stopping => ErrorCode::Draining,
             Self::TooMany(..) | Self::TooManyWatchers(_) | Self::TooManyChecks(_) => ErrorCode::Overloaded,
@@ -212,6 +220,18 @@ impl PullError {
             | Self::NotRemoved { code, .. }
             | Self::Bundle { code, .. }
             | Self::Elsewhere { code, .. } => *code,
+        }
+    }
+
+    /// Whether it tells of a manifest that is none. Another node says that by its text alone.
+    #[must_use]
+    pub fn is_of_manifest(&self) -> bool {
+        match self {
+            Self::DamagedManifest { .. } => true,
+            Self::Elsewhere { code: ErrorCode::StorageFailed, text, .. } => {
+                text.starts_with("the manifest of ") && text.contains(" is damaged: ")
+            }
+            _ => false,
         }
     }
 
@@ -380,5 +400,23 @@ mod tests {
         let code = ErrorCode::DiskFull;
         let elsewhere = PullError::Elsewhere { node: NodeId(3), code, text: "full".to_owned() };
         check(elsewhere, code, "node 3: full");
+    }
+
+    #[test]
+    fn a_damaged_manifest_is_known_wherever_it_is_told() {
+        let (name, why) = ("m".parse::<ModelName>().expect("a name"), "/models/m: no JSON".to_owned());
+        let here = PullError::DamagedManifest { name, why };
+        let elsewhere = |code, text: &str| PullError::Elsewhere { node: NodeId(3), code, text: text.to_owned() };
+        let told = "the manifest of m:latest is damaged: /models/m: no JSON";
+        assert_eq!((here.code(), here.to_string().as_str()), (ErrorCode::StorageFailed, told));
+        assert!(here.is_of_manifest() && elsewhere(ErrorCode::StorageFailed, told).is_of_manifest());
+        let others = [
+            elsewhere(ErrorCode::Internal, told),
+            elsewhere(ErrorCode::StorageFailed, "open /var/lib/ollamax/transfer/index: it is damaged: page 3"),
+            PullError::Disk("a task of the pull broke down".to_owned()),
+        ];
+        for other in others {
+            assert!(!other.is_of_manifest(), "{other}");
+        }
     }
 }

@@ -151,7 +151,7 @@ async fn files_of(means: &Means, name: Option<&ModelName>) -> BTreeMap<BlobSpec,
 /// What is wrong with the manifest of one model, or with those of all.
 fn damaged(adopted: &Adopted, name: Option<&ModelName>) -> Vec<PullError> {
     let wanted = adopted.damaged.iter().filter(|(damaged, _)| name.is_none_or(|name| name == *damaged));
-    wanted.map(|(name, why)| PullError::Disk(format!("the manifest of {name} is damaged: {why}"))).collect()
+    wanted.map(|(name, why)| PullError::DamagedManifest { name: name.clone(), why: why.clone() }).collect()
 }
 
 // === impl Verifying ===

@@ -123,9 +123,9 @@ impl Admin {
         if asked.dry_run {
             return Pulls(self.clone()).remove_copies(by.request.clone(), asked, false).await;
         }
-        let (command, told, unheard) = Pulls(self.clone()).removing(asked, false).await?;
-        if let Some(unheard) = unheard {
-            return Err(unheard);
+        let (command, told, refusal) = Pulls(self.clone()).removing(asked, false).await?;
+        if let Some(refusal) = refusal {
+            return Err(refusal);
         }
         self.change_by(by, command).await?;
         Ok(told)

@@ -23,6 +23,19 @@ use crate::order;
 /// How long a copy may wait to go before that is told.
 const LASTING_MS: u64 = 3_600_000;
 
+/// Models, each with what speaks against nodes for it.
+type Reasons = Vec<(ModelName, Vec<(NodeId, Unfit)>)>;
+
+/// What tells how wishes ended, read once for all of them.
+struct Ends<'a> {
+    view: &'a dyn View,
+    impossible: BTreeMap<&'a ModelName, &'a [(NodeId, Unfit)]>,
+    members: Vec<Member>,
+    names: wishes::Names,
+}
+
+// === impl Admin ===
+
 impl Admin {
     /// The picture; before there is a cluster, of this node alone.
     ///
@@ -75,7 +88,7 @@ impl Admin {
         reply.snapshot_index = status.snapshot_index;
         let shortfall = self.daemon.shortfall()?;
         let few = few(&*view, &shortfall, &copies)?;
-        let impossible = without_failed(shortfall.impossible);
+        let impossible = without_told(shortfall.impossible, &shortfall.under);
         let models = read::models(&*view)?;
         let lasting = lasting(&models, &copies, engines.metadata.log_time());
         let pinned = not_held(models, &copies);
@@ -107,6 +120,50 @@ impl Admin {
     }
 }
 
+// === impl Ends ===
+
+impl<'a> Ends<'a> {
+    fn of(view: &'a dyn View, shortfall: &'a Outlook) -> Result<Self, Fault> {
+        let members = read::members(view)?;
+        let names = wishes::Names::of_members(&members);
+        let impossible = shortfall.impossible.iter().map(|(name, reasons)| (name, reasons.as_slice()));
+        Ok(Self { view, impossible: impossible.collect(), members, names })
+    }
+
+    /// With what the wish for a model ended, and what asks for the same once more; `None` where it goes on.
+    fn of_wish(&self, name: &ModelName) -> Result<Option<Ended>, Fault> {
+        let Some(wish) = read::wish(self.view, name)? else { return Ok(None) };
+        let reasons = self.impossible.get(name).copied();
+        let failures = wishes::ended(&wish, &wishes::holders(self.view, &wish)?, reasons.unwrap_or_default());
+        let are_named = matches!(wish.replicas, Replicas::Nodes(_));
+        let are_by_hand = failures.iter().all(|(_, failure)| failure.by_hand);
+        // What was removed by hand others may get, where none is named and there are such.
+        if failures.is_empty() || (are_by_hand && !are_named && reasons.is_none()) {
+            return Ok(None);
+        }
+        let told = failures.iter().map(|(node, failure)| wishes::told(&self.names.name(*node), failure));
+        let why = told.collect::<Vec<_>>().join("; ");
+        Ok(Some(Ended { why, again: self.again(&wish, are_by_hand) }))
+    }
+
+    /// The command that asks for the same once more. Who is no member any more is not named. What a person removed may
+    /// come back where somebody says anew how many there shall be.
+    fn again(&self, wish: &Wish, are_by_hand: bool) -> String {
+        let places = match &wish.replicas {
+            Replicas::Count(order::REPLICAS) if !are_by_hand => String::new(),
+            Replicas::Count(count) => format!(" --replicas {count}"),
+            Replicas::All => " --replicas all".to_owned(),
+            Replicas::Nodes(nodes) => {
+                let named = self.members.iter().filter(|member| member.is_standing() && nodes.contains(&member.id));
+                let named: Vec<&str> = named.map(|member| member.name.as_str()).collect();
+                format!(" --node {}", if named.is_empty() { "NODE".to_owned() } else { named.join(",") })
+            }
+        };
+        let insecure = if wish.insecure { " --insecure" } else { "" };
+        format!("ollamax model pull {}{places}{insecure}", wish.name)
+    }
+}
+
 /// How many models each node holds.
 fn held_by_node(copies: &[Location]) -> BTreeMap<NodeId, usize> {
     let mut held = BTreeMap::new();
@@ -119,6 +176,9 @@ fn held_by_node(copies: &[Location]) -> BTreeMap<NodeId, usize> {
 /// Models with too few copies, each with the nodes that have one and with what ended its wish.
 fn few(view: &dyn View, shortfall: &Outlook, copies: &[Location]) -> Result<Vec<Few>, Fault> {
     let under = &shortfall.under;
+    if under.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut holders: BTreeMap<&ModelName, BTreeSet<NodeId>> =
         under.iter().map(|short| (&short.name, BTreeSet::new())).collect();
     for copy in copies {
@@ -126,51 +186,20 @@ fn few(view: &dyn View, shortfall: &Outlook, copies: &[Location]) -> Result<Vec<
             held.insert(copy.node);
         }
     }
+    let ends = Ends::of(view, shortfall)?;
     let few = under.iter().map(|Shortage { name, has, wants }| {
         let holders = holders.remove(name).unwrap_or_default();
-        Ok(Few { name: name.clone(), has: *has, wants: *wants, holders, ended: ended(view, shortfall, name)? })
+        Ok(Few { name: name.clone(), has: *has, wants: *wants, holders, ended: ends.of_wish(name)? })
     });
     few.collect()
 }
 
-/// Those of which the nodes themselves are the reason. One that has only failed is told for its copies that are
-/// missing.
-fn without_failed(mut impossible: Vec<(ModelName, Vec<(NodeId, Unfit)>)>) -> Vec<(ModelName, Vec<(NodeId, Unfit)>)> {
-    impossible.retain(|(_, reasons)| !wishes::are_failures(reasons));
+/// Those of which the nodes themselves are the reason, and those that no shortage tells of: one that has only failed is
+/// told for its copies that are missing, where such are told.
+fn without_told(mut impossible: Reasons, under: &[Shortage]) -> Reasons {
+    let short: BTreeSet<&ModelName> = under.iter().map(|short| &short.name).collect();
+    impossible.retain(|(name, reasons)| !wishes::are_failures(reasons) || !short.contains(name));
     impossible
-}
-
-/// With what a wish ended, and what asks for the same once more; `None` where it goes on.
-fn ended(view: &dyn View, shortfall: &Outlook, name: &ModelName) -> Result<Option<Ended>, Fault> {
-    let Some(wish) = read::wish(view, name)? else { return Ok(None) };
-    let reasons = shortfall.impossible.iter().find(|(other, _)| other == name);
-    let reasons = reasons.map_or(&[][..], |(_, reasons)| reasons.as_slice());
-    let failures = wishes::ended(&wish, &wishes::holders(view, &wish)?, reasons);
-    let are_named = matches!(wish.replicas, Replicas::Nodes(_));
-    // What was removed by hand others may get, where none is named.
-    if failures.is_empty() || (!are_named && failures.iter().all(|(_, failure)| failure.by_hand)) {
-        return Ok(None);
-    }
-    let names = wishes::Names::of(view)?;
-    let told = failures.iter().map(|(node, failure)| wishes::told(&names.name(*node), failure));
-    Ok(Some(Ended { why: told.collect::<Vec<_>>().join("; "), again: again(view, &wish)? }))
-}
-
-/// The command that asks for the same once more. Who is no member any more is not named.
-fn again(view: &dyn View, wish: &Wish) -> Result<String, Fault> {
-    let places = match &wish.replicas {
-        Replicas::Count(order::REPLICAS) => String::new(),
-        Replicas::Count(count) => format!(" --replicas {count}"),
-        Replicas::All => " --replicas all".to_owned(),
-        Replicas::Nodes(nodes) => {
-            let members = read::members(view)?.into_iter();
-            let named = members.filter(|member| member.is_standing() && nodes.contains(&member.id));
-            let named: Vec<String> = named.map(|member| member.name).collect();
-            format!(" --node {}", if named.is_empty() { "NODE".to_owned() } else { named.join(",") })
-        }
-    };
-    let insecure = if wish.insecure { " --insecure" } else { "" };
-    Ok(format!("ollamax model pull {}{places}{insecure}", wish.name))
 }
 
 /// Copies that were told to go so long ago that something must keep them.
@@ -538,16 +567,19 @@ mod tests {
             declared: false,
             surplus: BTreeSet::new(),
         };
-        let check = |wish: Wish, expected: Option<(&str, &str)>| {
+        let end = |wish: &Wish, is_impossible: bool| {
             let mut view = MemView::default();
             let left = Member { state: MemberState::Departed { at: Timestamp(1) }, ..samples::member(3) };
             let members = [samples::member(1), samples::member(2), left];
             view.write(&members.map(|member| Mutation::Put(Key::Member(member.id), Record::Member(member))));
             view.write(&[Mutation::Put(Key::Wish(wish.name.key()), Record::Wish(Box::new(wish.clone())))]);
             let reasons = vec![(NodeId(1), Unfit::Told(ErrorCode::DigestMismatch))];
-            let shortfall = Outlook { impossible: vec![(wish.name.clone(), reasons)], ..Outlook::default() };
-            assert!(without_failed(shortfall.impossible.clone()).is_empty());
-            let found = ended(&view, &shortfall, &wish.name).expect("readable");
+            let impossible = if is_impossible { vec![(wish.name.clone(), reasons)] } else { Vec::new() };
+            let shortfall = Outlook { impossible, ..Outlook::default() };
+            Ends::of(&view, &shortfall).and_then(|ends| ends.of_wish(&wish.name)).expect("readable")
+        };
+        let check = |wish: Wish, expected: Option<(&str, &str)>| {
+            let found = end(&wish, true);
             let found = found.as_ref().map(|ended| (ended.why.as_str(), ended.again.as_str()));
             assert_eq!(found, expected, "{wish:?}");
         };
@@ -562,8 +594,32 @@ mod tests {
         check(wish(named(&[3]), &[1], false), Some((why, "ollamax model pull m:latest --node NODE")));
         let insecure = Wish { insecure: true, ..wish(Replicas::Count(2), &[1], false) };
         check(insecure, Some((why, "ollamax model pull m:latest --insecure")));
-        check(wish(Replicas::Count(2), &[1], true), None);
         check(wish(named(&[1]), &[1], true), Some((why, "ollamax model pull m:latest --node n1")));
+        // Nobody else can have what a person removed there, so nothing comes by itself.
+        check(wish(Replicas::Count(2), &[1], true), Some((why, "ollamax model pull m:latest --replicas 2")));
+        check(wish(Replicas::Count(3), &[1], true), Some((why, "ollamax model pull m:latest --replicas 3")));
+        assert_eq!(end(&wish(Replicas::Count(2), &[1], true), false), None, "others may get it");
+        assert!(end(&wish(named(&[1]), &[1], true), false).is_some(), "no others are named");
+        assert!(end(&wish(Replicas::Count(2), &[1], false), false).is_some(), "it failed");
+    }
+
+    #[test]
+    fn what_only_failed_is_told_for_its_missing_copies_or_else_by_itself() {
+        let name = |name: &str| name.parse::<ModelName>().expect("a name");
+        let failed = (NodeId(3), Unfit::Told(ErrorCode::DiskFull));
+        let check = |reasons: &[(NodeId, Unfit)], short: &[&str], stays: bool| {
+            let short = short.iter().map(|short| Shortage { name: name(short), has: 1, wants: 2 });
+            let (short, all): (Vec<Shortage>, _) = (short.collect(), vec![(name("m"), reasons.to_vec())]);
+            let expected = if stays { all.clone() } else { Vec::new() };
+            assert_eq!(without_told(all, &short), expected, "{reasons:?} {short:?}");
+        };
+        let failures = [failed.clone()];
+        check(&failures, &["m"], false);
+        check(&failures, &["a", "M", "z"], false);
+        // A node that is being emptied has its copy yet, or nothing is planned: no copy is told as missing.
+        check(&failures, &[], true);
+        check(&failures, &["other"], true);
+        check(&[failed, (NodeId(2), Unfit::Gateway)], &["m"], true);
     }
 
     #[test]

@@ -84,11 +84,15 @@ impl Lacking {
 
 impl Names {
     pub(super) fn of(view: &dyn View) -> Result<Self, Fault> {
-        let called = |member: Member| match member.is_standing() {
-            true => (member.id, member.name),
+        Ok(Self::of_members(&read::members(view)?))
+    }
+
+    pub(super) fn of_members(members: &[Member]) -> Self {
+        let called = |member: &Member| match member.is_standing() {
+            true => (member.id, member.name.clone()),
             false => (member.id, format!("{} (left)", member.name)),
         };
-        Ok(Self(read::members(view)?.into_iter().map(called).collect()))
+        Self(members.iter().map(called).collect())
     }
 
     /// Its id, where it is not on record.

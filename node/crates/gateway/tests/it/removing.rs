@@ -146,6 +146,16 @@ async fn a_version_is_not_left_on_nodes_alone_that_are_not_heard() {
     let told = desk.models().remove_model(insist(&["n1"])).await.expect("insisted").into_inner();
     assert_eq!(told.silent, ["n2"], "it is told all the same");
     desk.finish().await;
+
+    // Fewer copies of the pinned version would be left than are asked for: that is told first.
+    let desk = Desk::with_wish().await;
+    desk.change(Command::PinModel { name: named("m"), digest: Some(digest(1)) }).await;
+    let (pinned, unpin) = ("m:latest is pinned at 010101010101", "ollamax model unpin m:latest");
+    let guard = desk.look(remove(&["n1"])).await.refusal.map(|guard| guard.what);
+    assert_eq!(guard.as_deref(), Some(pinned));
+    let code = ErrorCode::PreconditionFailed;
+    check_refused(desk.models().remove_model(remove(&["n1"])).await, code, pinned, unpin);
+    desk.finish().await;
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //!
 //! Always holds: a handful of models is named one by one, and more are one line with the reasons of most of them. A
 //! model is told for what can be done about it: one that has too few nodes is told as that alone. That a copy comes by
-//! itself is said only where it does.
+//! itself is said only where it does. Whoever is being emptied is no place for the copy that it has yet.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ollamax_core::placement::Unfit;
 use ollamax_proto::v1::node_view::{Health, State};
-use ollamax_proto::v1::{Attention, NodeView, StatusReply};
+use ollamax_proto::v1::{Attention, Cordon, NodeView, StatusReply};
 use ollamax_types::{ModelName, NodeId};
 
 use super::{entry, span};
@@ -239,7 +239,10 @@ fn called(status: &StatusReply, node: NodeId) -> String {
 /// given out again, and a name may be.
 fn impossible(status: &StatusReply, name: &ModelName, why: &[(NodeId, Unfit)]) -> Attention {
     let of = standing(status).count();
-    let fits = of.saturating_sub(why.len());
+    let is_told = |node: &NodeView| why.iter().any(|(other, _)| other.0 == node.id);
+    let emptied = standing(status).filter(|node| node.cordon() == Cordon::Emptying && !is_told(node));
+    let emptied: Vec<String> = emptied.map(|node| Unfit::Drained.of(&node.name)).collect();
+    let fits = of.saturating_sub(why.len() + emptied.len());
     let word = |node: NodeId| match status.nodes.iter().find(|view| view.id == node.0) {
         Some(view) if view.state() == State::Departed => format!("{} (node {node})", view.name),
         Some(view) => view.name.clone(),
@@ -256,11 +259,15 @@ fn impossible(status: &StatusReply, name: &ModelName, why: &[(NodeId, Unfit)]) -
         let next = format!("name others: ollamax model pull {name} --node NODE,NODE, or say a number: --replicas 2");
         return entry("wish_impossible", what, why, next);
     }
+    // What was told stands until somebody asks anew.
+    let has_failed = why.iter().any(|(_, unfit)| matches!(unfit, Unfit::Told(_)));
+    let mend = if has_failed { "mend that and pull it again" } else { "mend that" };
     let next = if fits == 0 {
         format!("ollamax model why {name}")
     } else {
-        format!("mend that, or want less: ollamax model pull {name} --replicas {fits}")
+        format!("{mend}, or want less: ollamax model pull {name} --replicas {fits}")
     };
+    let reasons: Vec<String> = reasons.into_iter().chain(emptied).collect();
     entry("wish_impossible", format!("{name} fits on {fits} of {of} nodes"), reasons.join("; "), next)
 }
 
@@ -275,6 +282,7 @@ fn is_silent(node: &NodeView) -> bool {
 #[cfg(test)]
 mod tests {
     use ollamax_proto::v1::RaftView;
+    use ollamax_types::ErrorCode;
 
     use super::*;
 
@@ -378,6 +386,9 @@ mod tests {
         check(&all[..2], ["fits on 1 of 3 nodes", "n1 has no runtime that answers; n2 is not heard"], fewer);
         let reasons = "n1 has no runtime that answers; n2 is not heard; node 9 is no member";
         check(&all, ["fits on 0 of 3 nodes", reasons], "ollamax model why NAME");
+        let failed = [(NodeId(3), Unfit::Told(ErrorCode::DiskFull))];
+        let fewer = "mend that and pull it again, or want less: ollamax model pull NAME --replicas 2";
+        check(&failed, ["fits on 2 of 3 nodes", "n3 has failed (disk_full)"], fewer);
         let others = "name others: ollamax model pull NAME --node NODE,NODE, or say a number: --replicas 2";
         let alone = "a wish for nodes by their names is met nowhere else";
         let what = "is wanted on n4 (node 4), which is no member any more";
@@ -385,6 +396,26 @@ mod tests {
         let three = [(NodeId(2), Unfit::Dead), (NodeId(4), Unfit::Departed), (NodeId(9), Unfit::Departed)];
         let what = "is wanted on n4 (node 4), node 9, which are no members any more";
         check(&three, [what, &format!("n2 is not heard; {alone}")], others);
+    }
+
+    #[test]
+    fn a_node_that_is_being_emptied_is_no_place_for_the_copy_that_it_has() {
+        let mut status = status();
+        status.nodes[1].set_cordon(Cordon::Emptying);
+        let check = |why: &[(u64, Unfit)], expected: [&str; 2], next: &str| {
+            let why = why.iter().map(|(node, unfit)| (NodeId(*node), unfit.clone())).collect();
+            let [line]: [[String; 4]; 1] = told(&status, &[], &[(name(1), why)]).try_into().expect("one line");
+            let expected = [expected[0], expected[1], next].map(|text| text.replace("NAME", &name(1).to_string()));
+            assert_eq!(line[1..], expected);
+        };
+        let (what, fewer) = ("NAME fits on 1 of 3 nodes", "or want less: ollamax model pull NAME --replicas 1");
+        let failed = [(3, Unfit::Told(ErrorCode::DiskFull))];
+        let both = "n3 has failed (disk_full); n2 is being emptied";
+        check(&failed, [what, both], &format!("mend that and pull it again, {fewer}"));
+        let both = "n3 is a gateway; n2 is being emptied";
+        check(&[(3, Unfit::Gateway)], [what, both], &format!("mend that, {fewer}"));
+        let both = "n2 is being emptied; n3 is a gateway";
+        check(&[(2, Unfit::Drained), (3, Unfit::Gateway)], [what, both], &format!("mend that, {fewer}"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Who is heard is no part of that state, so it is judged here: whoever does not insist leaves each version on a node
 //! that is heard by this one, if it is left at all. A dry run tells what would go also where a guard speaks against it,
-//! and then which one.
+//! and then which one. Of several reasons a pin is told: whoever insists then knows what goes with it.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use ollamax_core::catalog::{Command, Model, Refusal, UNLESS_PINNED_VERSION, read
 use ollamax_core::health::Health;
 use ollamax_core::retention::{self, Removal};
 use ollamax_proto::v1;
-use ollamax_types::{ErrorCode, ModelName, NodeId, RequestId};
+use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, RequestId};
 
 use super::case;
 use crate::grpc::daemon::AdminError;
@@ -28,19 +28,18 @@ impl Pulls {
         asked: &v1::RemoveModelRequest,
         unless_pinned: bool,
     ) -> Result<v1::RemoveModelReply, AdminError> {
-        let (command, told, unheard) = self.removing(asked, unless_pinned).await?;
+        let (command, told, refusal) = self.removing(asked, unless_pinned).await?;
         if asked.dry_run {
-            let guard = self.guard_against(command)?;
-            return Ok(v1::RemoveModelReply { refusal: unheard.or(guard).map(shown), ..told });
+            return Ok(v1::RemoveModelReply { refusal: refusal.map(shown), ..told });
         }
-        if let Some(unheard) = unheard {
-            return Err(unheard);
+        if let Some(refusal) = refusal {
+            return Err(refusal);
         }
         self.0.change(id, command).await?;
         Ok(told)
     }
 
-    /// The change that removes copies, what is told of it, and why it must not be made, where the rest is not heard.
+    /// The change that removes copies, what is told of it, and what speaks against it, as far as that was looked at.
     pub(in crate::grpc) async fn removing(
         &self,
         asked: &v1::RemoveModelRequest,
@@ -62,22 +61,23 @@ impl Pulls {
             return Err(nothing_goes(&holders, &name, &nodes, &names));
         }
         let heard = self.heard(&removal)?;
-        let unheard = if asked.force { None } else { check_heard(&name, &removal, &heard, &names).err() };
         let pinned = read::model(&*view, &name)?.as_ref().and_then(Model::pinned);
+        let unheard = if asked.force { None } else { check_heard(&name, &removal, &heard, &names, pinned).err() };
         let mut told = told(&name, &removal, (forget, is_wanted), &names, &heard);
         told.pinned = pinned.map(|digest| digest.0.to_vec()).unwrap_or_default();
         let knows_it = read::cluster(&*view)?.is_some_and(|cluster| cluster.version >= UNLESS_PINNED_VERSION);
         let unless_pinned = unless_pinned && knows_it;
         let command = Command::DropCopies { name, nodes, forget, force: asked.force, unless_pinned };
-        Ok((command, told, unheard))
+        let asks_guards = asked.dry_run || unheard.is_some();
+        let guard = if asks_guards { self.guard_against(command.clone())? } else { None };
+        Ok((command, told, against(unheard, guard)))
     }
 
     /// The guard that would hold copies back; an error where it is no guard that speaks against it.
-    fn guard_against(&self, command: Command) -> Result<Option<AdminError>, AdminError> {
+    fn guard_against(&self, command: Command) -> Result<Option<Refusal>, AdminError> {
         let Some(refusal) = self.0.refusal_of(command)? else { return Ok(None) };
         let is_guard = matches!(refusal, Refusal::Pinned { .. } | Refusal::LastCopy { .. } | Refusal::BelowWish { .. });
-        let error = AdminError::from(refusal);
-        if is_guard { Ok(Some(error)) } else { Err(error) }
+        if is_guard { Ok(Some(refusal)) } else { Err(refusal.into()) }
     }
 
     /// Who is heard of those that have the model behind that.
@@ -107,8 +107,22 @@ fn nothing_goes(holders: &[NodeId], name: &ModelName, nodes: &[NodeId], names: &
     AdminError::new(ErrorCode::ModelNotFound, what, why, format!("ollamax model show {name}"))
 }
 
+/// What is told of all that speaks against a removal: a pin before who is heard, and that before the other guards.
+fn against(unheard: Option<AdminError>, guard: Option<Refusal>) -> Option<AdminError> {
+    match (unheard, guard) {
+        (Some(unheard), None | Some(Refusal::LastCopy { .. } | Refusal::BelowWish { .. })) => Some(unheard),
+        (_, guard) => guard.map(AdminError::from),
+    }
+}
+
 /// No version is left on silent nodes alone. That none is left at all is judged where the command is applied.
-fn check_heard(name: &ModelName, removal: &Removal, heard: &BTreeSet<NodeId>, names: &Names) -> Result<(), AdminError> {
+fn check_heard(
+    name: &ModelName,
+    removal: &Removal,
+    heard: &BTreeSet<NodeId>,
+    names: &Names,
+    pinned: Option<Digest>,
+) -> Result<(), AdminError> {
     for parting in &removal.going {
         let left = removal.staying.iter().filter(|(_, digest)| **digest == parting.digest);
         let left: Vec<NodeId> = left.map(|(node, _)| *node).collect();
@@ -117,7 +131,8 @@ fn check_heard(name: &ModelName, removal: &Removal, heard: &BTreeSet<NodeId>, na
         }
         let silent: Vec<String> = left.iter().map(|node| names.name(*node)).collect();
         let what = format!("no node that is heard would have {name}");
-        let why = format!("it would be left on {} alone, and that is not heard", silent.join(", "));
+        let pin = if pinned == Some(parting.digest) { "; the name is pinned at that version" } else { "" };
+        let why = format!("it would be left on {} alone, and that is not heard{pin}", silent.join(", "));
         let next = "ollamax node list; or the same again with --force";
         return Err(AdminError::new(ErrorCode::PreconditionFailed, what, why, next));
     }
@@ -163,7 +178,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use ollamax_core::retention::Parting;
-    use ollamax_types::Digest;
 
     use super::*;
 
@@ -219,18 +233,44 @@ mod tests {
     #[test]
     fn no_version_is_left_on_silent_nodes_alone() {
         let name: ModelName = "m".parse().expect("a name");
-        let check = |staying: &[(u64, u8)], heard: &[u64], expected: Option<&str>| {
+        let refused = |staying: &[(u64, u8)], heard: &[u64], pinned: Option<u8>| {
             let going = vec![Parting { node: NodeId(1), digest: Digest([7; 32]), size_bytes: 1, frees_bytes: 1 }];
             let staying = staying.iter().map(|(node, byte)| (NodeId(*node), Digest([*byte; 32]))).collect();
             let heard: BTreeSet<NodeId> = heard.iter().copied().map(NodeId).collect();
-            let refused = check_heard(&name, &Removal { going, staying }, &heard, &Names::default()).err();
-            let why = refused.map(|error| error.why);
-            assert_eq!(why.as_deref(), expected, "{heard:?}");
+            let pinned = pinned.map(|byte| Digest([byte; 32]));
+            let refused = check_heard(&name, &Removal { going, staying }, &heard, &Names::default(), pinned).err();
+            refused.map(|error| error.why)
+        };
+        let check = |staying: &[(u64, u8)], heard: &[u64], expected: Option<&str>| {
+            assert_eq!(refused(staying, heard, None).as_deref(), expected, "{heard:?}");
         };
         check(&[(2, 7)], &[2], None);
         check(&[(2, 7), (3, 7)], &[3], None);
         check(&[(2, 7)], &[], Some("it would be left on 2 alone, and that is not heard"));
         check(&[(2, 7), (3, 8), (4, 7)], &[3], Some("it would be left on 2, 4 alone, and that is not heard"));
         check(&[(3, 8)], &[], None);
+        let alone = "it would be left on 2 alone, and that is not heard";
+        let with_pin = "it would be left on 2 alone, and that is not heard; the name is pinned at that version";
+        assert_eq!(refused(&[(2, 7)], &[], Some(7)).as_deref(), Some(with_pin));
+        assert_eq!(refused(&[(2, 7)], &[], Some(8)).as_deref(), Some(alone), "the pin is of another version");
+    }
+
+    #[test]
+    fn a_pin_is_told_before_who_is_not_heard_and_that_before_the_other_guards() {
+        let name: ModelName = "m".parse().expect("a name");
+        let pin = || Refusal::Pinned { name: name.clone(), digest: Digest([7; 32]) };
+        let last = || Refusal::LastCopy { name: name.clone() };
+        let check = |is_heard: bool, guard: Option<Refusal>, expected: Option<&str>| {
+            let unheard = AdminError::new(ErrorCode::PreconditionFailed, "not heard", "", "");
+            let told = against(Some(unheard).filter(|_| !is_heard), guard.clone()).map(|error| error.what);
+            assert_eq!(told.as_deref(), expected, "{guard:?}, heard: {is_heard}");
+        };
+        let (pinned, gone) = ("m:latest is pinned at 070707070707", "that would remove the last copy of m:latest");
+        check(false, Some(pin()), Some(pinned));
+        check(true, Some(pin()), Some(pinned));
+        check(false, Some(last()), Some("not heard"));
+        check(true, Some(last()), Some(gone));
+        check(false, None, Some("not heard"));
+        check(true, None, None);
     }
 }
