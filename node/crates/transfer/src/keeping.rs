@@ -400,9 +400,16 @@ impl Keeping {
 
     fn put(&self, store: &Store, keep: &Keep, names: &[ModelName], manifest: &Manifest) -> Result<(), KeepError> {
         let (ties, blobs) = (&self.0.ties, manifest.blobs());
+        let was_kept = keep.get(manifest.digest())?.is_some();
         let kept = || keep.put(store, names, manifest, ties.clock.now());
         across(&ties.trees.open()?, store, &blobs, kept)?;
-        Ok(self.keep_trees(store, &blobs)?)
+        if !was_kept {
+            return Ok(self.keep_trees(store, &blobs)?);
+        }
+        if let Err(error) = self.renew(store, keep, manifest) {
+            tracing::warn!(%error, digest = %manifest.digest(), "a version keeps the files that it had");
+        }
+        Ok(())
     }
 
     /// Keeps a version as the store has it. What is kept for another name is kept from when it was.
@@ -413,19 +420,27 @@ impl Keeping {
         }
     }
 
-    /// What is kept of a version becomes what the store has: a runtime may have brought its files anew since, and what
-    /// is kept may be damaged.
+    /// What is kept of a version becomes what the store has, as far as that was read and is sound: a runtime may have
+    /// brought its files anew since, and what is kept may be damaged. What nobody has read may be damaged as well, for
+    /// all its size: it only takes a place that is free.
     fn renew(&self, store: &Store, keep: &Keep, manifest: &Manifest) -> Result<(), KeepError> {
-        let blobs = manifest.blobs();
+        let (index, blobs) = (self.0.ties.trees.open()?, manifest.blobs());
+        let mut here = Vec::new();
+        for blob in &blobs {
+            let Ok(Some(file)) = store.blob(*blob) else { continue };
+            let is_sound = index.get(blob.sha256)?.is_some_and(|indexed| indexed.identity == file.identity);
+            here.push((*blob, is_sound));
+        }
         let renewed = || {
             let mut renewed = Ok(());
-            for blob in blobs.iter().filter(|blob| matches!(store.blob(**blob), Ok(Some(_)))) {
+            for (blob, is_sound) in here {
                 // One that refuses keeps no other from it.
-                renewed = renewed.and(keep.renew(store, *blob));
+                let given = if is_sound { keep.renew(store, blob) } else { keep.fill(store, blob) };
+                renewed = renewed.and(given);
             }
             renewed
         };
-        across(&self.0.ties.trees.open()?, store, &blobs, renewed)?;
+        across(&index, store, &blobs, renewed)?;
         Ok(self.keep_trees(store, &blobs)?)
     }
 
