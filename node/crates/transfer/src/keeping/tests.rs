@@ -230,6 +230,27 @@ async fn why_nothing_goes_is_told_once_until_that_is_over() {
 }
 
 #[tokio::test]
+async fn what_models_name_is_read_at_a_look_and_not_each_time_that_something_is_shown() {
+    let world = World::new();
+    world.stand("tiny", &world.manifest(1, 100));
+    let old = world.kept("tiny", 2, 100_000);
+    let look = || {
+        let models = world.store.scan().expect("readable").models;
+        world.keeping.look(world.store.root(), &models);
+        world.keeping.spare_bytes() > 0
+    };
+    assert!(look() && world.all() == [old], "it may make way");
+    let link = world.folder.path().join("models/manifests/registry.ollama.ai/library/phi/away");
+    symlink("nowhere", &link).expect("ours");
+    world.keeping.tell(&world.store, &world.keep());
+    assert!(world.keeping.spare_bytes() > 0, "nothing was read");
+    assert!(!look() && world.keeping.told().unsure.is_some(), "the log says why");
+    // A pinned version does not wait for it, so the next time that it is so is news.
+    world.keeping.set_pins(BTreeSet::from([old]));
+    assert!(!look() && world.keeping.told().unsure.is_none());
+}
+
+#[tokio::test]
 async fn what_a_runtime_brought_anew_for_another_name_is_held_once_when_that_is_taken_out() {
     let world = World::new();
     let digest = world.kept("old", 2, 100_000);
