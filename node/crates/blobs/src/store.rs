@@ -228,20 +228,6 @@ impl Store {
     }
 }
 
-// === impl ReadError ===
-
-impl ReadError {
-    /// Whether what lies there is damaged: the disk has lost it, or it is no manifest. Another form says nothing of
-    /// that, and neither does a disk that refuses.
-    #[must_use]
-    pub fn is_damage(&self) -> bool {
-        match self {
-            Self::Fault(fault) => is_damage(&fault.source),
-            Self::Manifest { problem, .. } => !matches!(problem, ManifestError::Version(_)),
-        }
-    }
-}
-
 // === impl BlobFile ===
 
 impl BlobFile {
@@ -275,6 +261,20 @@ impl FileIdentity {
     #[must_use]
     pub fn has_bytes_of(&self, other: &Self) -> bool {
         Self { ctime_ns: other.ctime_ns, ..*self } == *other
+    }
+}
+
+// === impl ReadError ===
+
+impl ReadError {
+    /// Whether what lies there is damaged: the disk has lost it, or it is no manifest. Another form says nothing of
+    /// that, and neither does a disk that refuses.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Fault(fault) => is_damage(&fault.source),
+            Self::Manifest { problem, .. } => !matches!(problem, ManifestError::Version(_)),
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use ollamax_blobs::{ReadError, Store};
+use ollamax_blobs::Store;
 use ollamax_core::catalog::{Command, Location};
 use ollamax_transfer::Adopted;
 use ollamax_types::ModelName;
@@ -24,7 +24,7 @@ pub(super) async fn damaged_of(report: &Command, recorded: &[Location], store: &
 /// Blocks on the disk.
 fn damaged_at(place: &Path, names: &[ModelName]) -> BTreeSet<String> {
     let Ok(store) = Store::open(place) else { return BTreeSet::new() };
-    let is_damaged = |name: &&ModelName| store.manifest(name).is_err_and(|error| ReadError::is_damage(&error));
+    let is_damaged = |name: &&ModelName| store.manifest(name).is_err_and(|error| error.is_damage());
     names.iter().filter(is_damaged).map(ModelName::key).collect()
 }
 
