@@ -276,17 +276,19 @@ fn group_name(gid: u32) -> String {
     known.map_or_else(|| gid.to_string(), |group| group.name)
 }
 
-/// The names of the models that use a file whose bytes are not what its name says, by file. A manifest that is none is
-/// such a file, whose name says which model it is.
+/// The names of the models that use a file whose bytes are not what its name says, by file. A damaged manifest is such
+/// a file, whose name says which model it is.
 fn damaged_files(adopted: &Adopted) -> BTreeMap<String, Vec<String>> {
     let users = |sha256: &Digest| {
         let models = adopted.models.iter().filter(|model| model.blobs.iter().any(|blob| blob.sha256 == *sha256));
         models.map(|model| model.model.name.to_string()).collect()
     };
     let files = adopted.suspect.keys().map(|sha256| (format!("sha256-{}", sha256.short()), users(sha256)));
-    let manifest =
-        |name: &ModelName| format!("the manifest of {name}, which this brings again: ollamax model pull {name}");
-    files.chain(adopted.damaged.keys().map(|name| (manifest(name), Vec::new()))).collect()
+    let manifest = |(name, why): (&ModelName, &String)| {
+        let told = format!("the manifest of {name} ({why}), which ollamax model pull {name} brings again");
+        (format!("{told}; where nobody wants that model, remove this file"), Vec::new())
+    };
+    files.chain(adopted.damaged.iter().map(manifest)).collect()
 }
 
 /// As this machine calls the owner of a folder.
@@ -358,6 +360,17 @@ mod tests {
         assert!(median_sync(&path).expect("measured") > Duration::ZERO);
         assert!(!path.exists());
         assert!(median_sync(Path::new("/proc/no-such-place/probe")).is_err());
+    }
+
+    #[test]
+    fn a_damaged_manifest_is_told_with_its_file_which_may_go() {
+        let why = "/models/manifests/h/n/foo/latest: the manifest names no layer".to_owned();
+        let damaged = BTreeMap::from([("h/n/foo".parse().expect("a name"), why)]);
+        let told = damaged_files(&Adopted { damaged, ..Adopted::default() });
+        let text = "the manifest of h/n/foo:latest (/models/manifests/h/n/foo/latest: the manifest names no layer), \
+                    which ollamax model pull h/n/foo:latest brings again; where nobody wants that model, remove this \
+                    file";
+        assert_eq!(told, BTreeMap::from([(text.to_owned(), Vec::new())]));
     }
 
     #[test]

@@ -159,6 +159,7 @@ mod tests {
             models_aside_bytes: Some(5),
             models_spare: (node == 2).then_some(SpareRule { percent: 20, bytes_min: 0 }),
             suspect_files: u32::from(node == 3),
+            damaged_manifests: u32::from(node == 2),
             ..scheduler.beat()
         };
         scheduler.observe(beat(2, Some(7)));

@@ -266,6 +266,7 @@ fn to_wire(beat: &Beat) -> v1::Beat {
         applied_index: beat.applied_index,
         quarantined: beat.quarantined.iter().take(QUARANTINED_MAX).map(wire::quarantine).collect(),
         suspect_files: beat.suspect_files,
+        damaged_manifests: beat.damaged_manifests,
         models_bytes: beat.models_bytes,
         models_unique_bytes: beat.models_unique_bytes,
     }
@@ -309,6 +310,7 @@ fn from_wire(frame: v1::Beat) -> Option<Beat> {
         applied_index: frame.applied_index,
         quarantined: frame.quarantined.into_iter().take(QUARANTINED_MAX).map(quarantine).collect(),
         suspect_files: frame.suspect_files,
+        damaged_manifests: frame.damaged_manifests,
         models_bytes: frame.models_bytes,
         models_unique_bytes: frame.models_unique_bytes,
     })
@@ -572,6 +574,7 @@ mod tests {
             applied_index: 11,
             quarantined: vec![Quarantine { node: NodeId(2), until: Timestamp(78), strikes: 3 }],
             suspect_files: 1,
+            damaged_manifests: 2,
             models_bytes: 9,
             models_unique_bytes: 8,
         };

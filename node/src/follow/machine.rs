@@ -14,11 +14,12 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use ollamax_core::catalog::{View, read};
 use ollamax_metadata as metadata;
 use ollamax_outbound::{Environment, Report};
 use ollamax_scheduler::Machine;
 use ollamax_store::Space;
-use ollamax_types::{ErrorCode, Gpu};
+use ollamax_types::{ErrorCode, Gpu, ModelName, NodeId};
 
 use crate::metrics::Metrics;
 use crate::model_place::{ModelPlace, listed, model_place};
@@ -111,6 +112,8 @@ impl Reader {
         let Some(engines) = self.slot.get() else { return };
         self.metrics.show_members(&engines.scheduler.others());
         let (sharing, aside_bytes) = (engines.transfer.sharing(), engines.transfer.aside_bytes());
+        let damaged = engines.transfer.damaged_manifests();
+        let (here, stray) = counted_on(&*engines.metadata.view(), engines.node, &damaged);
         let mut machine = Machine {
             disk_free_bytes: disk.map(|space| space.free_bytes),
             // What is kept of old versions makes way for what somebody wants.
@@ -122,7 +125,8 @@ impl Reader {
             gpus: self.gpus.borrow().clone(),
             applied_index: engines.metadata.status().applied,
             quarantined: engines.transfer.quarantined(),
-            suspect_files: engines.transfer.suspect_files(),
+            suspect_files: engines.transfer.suspect_files().saturating_add(here),
+            damaged_manifests: stray,
             models_bytes: sharing.apparent_bytes,
             models_unique_bytes: sharing.unique_bytes,
             ..Machine::default()
@@ -134,6 +138,16 @@ impl Reader {
         }
         engines.scheduler.set_machine(machine);
     }
+}
+
+/// Of the models whose manifest here is damaged, how many the record has here, so that the cluster counts on them, and
+/// how many it has not: the runtime does not list any of them, and the record follows it while it answers.
+fn counted_on(view: &dyn View, node: NodeId, damaged: &[ModelName]) -> (u32, u32) {
+    // What cannot be read is counted on.
+    let is_here = |name: &&ModelName| !matches!(read::node_model(view, node, &name.key()), Ok(None));
+    let (here, stray): (Vec<&ModelName>, Vec<&ModelName>) = damaged.iter().partition(is_here);
+    let count = |names: Vec<&ModelName>| u32::try_from(names.len()).unwrap_or(u32::MAX);
+    (count(here), count(stray))
 }
 
 /// What the disk says on which models lie. It may take its time, or never answer: nothing is known meanwhile, and it is
@@ -179,9 +193,31 @@ mod tests {
     use tokio::sync::oneshot;
     use tokio_util::task::TaskTracker;
 
-    use ollamax_types::RuntimeKind;
+    use ollamax_core::catalog::mem::MemView;
+    use ollamax_core::catalog::{Key, Location, Mutation, Record};
+    use ollamax_types::{Digest, ModelRecord, RuntimeKind, Timestamp};
 
     use super::*;
+
+    #[test]
+    fn a_damaged_manifest_that_the_record_has_here_is_told_from_a_stray_one() {
+        let names = ["a", "b", "c"].map(|name| name.parse::<ModelName>().expect("a name"));
+        let model = ModelRecord {
+            name: names[0].clone(),
+            digest: Digest([1; 32]),
+            weights: Digest([1; 32]),
+            size_bytes: 1,
+            modified_at: Timestamp(1),
+            details_json: "{}".to_owned(),
+            capabilities: Vec::new(),
+        };
+        let mut view = MemView::default();
+        let location = Location { node: NodeId(1), model };
+        view.write(&[Mutation::Put(Key::NodeModel(NodeId(1), names[0].key()), Record::Location(location))]);
+        assert_eq!(counted_on(&view, NodeId(1), &names), (1, 2));
+        assert_eq!(counted_on(&view, NodeId(2), &names), (0, 3));
+        assert_eq!(counted_on(&view, NodeId(1), &[]), (0, 0));
+    }
 
     #[tokio::test]
     async fn a_node_without_a_cluster_knows_its_disk() {

@@ -118,7 +118,8 @@ impl Keep {
     }
 
     /// Keeps a version that is whole in the store, from `now` on; one that is kept already is kept from now on, and for
-    /// these names as well.
+    /// these names as well. What is kept of it stays: the store may have got a file anew since, and one that is not
+    /// whole has its full size as well ([`Keep::renew`]).
     ///
     /// # Errors
     /// When a file of it is missing or cannot have a second name, and when the disk refuses. Then it is not kept, and
@@ -140,12 +141,14 @@ impl Keep {
         disk::hidden_folder(&self.place.join(FOLDER), owner)?;
         self.note_manifests()?;
         disk::hidden_folder(&folder, owner)?;
-        for blob in &blobs {
+        let before = self.get(manifest.digest())?;
+        let is_kept = |blob: &&BlobSpec| before.as_ref().is_some_and(|kept| kept.has(**blob));
+        for blob in blobs.iter().filter(|blob| !is_kept(blob)) {
             link(&store.blob_path(blob.sha256), &folder.join(file_name(blob.sha256)), *blob)?;
         }
         disk::sync_folder(&folder)?;
         let latest: BTreeSet<&ModelName> = names.iter().collect();
-        let mut all = self.get(manifest.digest())?.map_or_else(Vec::new, |kept| kept.names);
+        let mut all = before.map_or_else(Vec::new, |kept| kept.names);
         all.retain(|known| !latest.contains(known));
         all.extend_from_slice(names);
         self.write_names(&folder, &all[all.len().saturating_sub(NAMES_MAX)..])?;
@@ -154,20 +157,20 @@ impl Keep {
         Ok(disk::stamp(&path, now).map_err(Fault::at("note the time of", &path))?)
     }
 
-    /// A file of the store was damaged, and another one has its name now: the versions that have it get that one.
+    /// A file of the store that was read and is what its name says: the versions that have another one get that one.
     ///
     /// # Errors
     /// As [`Keep::put`]: the versions that have not got it keep the old one.
     pub fn renew(&self, store: &Store, blob: BlobSpec) -> Result<(), KeepError> {
-        let mut renewed = Ok(());
-        for kept in self.all()?.into_iter().chain(self.going()?) {
-            if kept.manifest.blobs().contains(&blob) {
-                // One that refuses keeps no other from it.
-                let linked = link(&store.blob_path(blob.sha256), &kept.blob_path(blob.sha256), blob);
-                renewed = renewed.and(linked);
-            }
-        }
-        renewed
+        give(store, blob, self.all()?.into_iter().chain(self.going()?))
+    }
+
+    /// A file of the store that nobody has read: the versions that lack it, or have one of another size, get that one.
+    ///
+    /// # Errors
+    /// As [`Keep::renew`].
+    pub fn fill(&self, store: &Store, blob: BlobSpec) -> Result<(), KeepError> {
+        give(store, blob, self.all()?.into_iter().filter(|kept| !kept.has(blob)))
     }
 
     /// Keeps a version for this name no longer. For the last of its names it is kept still: it is to be let go then.
@@ -329,6 +332,11 @@ impl Kept {
         blob_at(&self.blob_path(spec.sha256), spec)
     }
 
+    /// Whether a file of this size is kept; one that the disk does not give is not.
+    fn has(&self, spec: BlobSpec) -> bool {
+        matches!(self.blob(spec), Ok(Some(_)))
+    }
+
     /// Its files, and what the system says of each.
     fn files(&self) -> impl Iterator<Item = (Digest, Metadata)> {
         let paths = self.manifest.blobs().into_iter().map(move |blob| (blob.sha256, self.blob_path(blob.sha256)));
@@ -462,6 +470,16 @@ fn put_again(index: &Index, sha256: Digest, indexed: &Indexed) -> Result<(), Fau
     let checked_at = index.checked_at(sha256)?;
     index.put(sha256, indexed)?;
     checked_at.map_or(Ok(()), |at| index.note_checked(sha256, at))
+}
+
+/// Gives a file of the store to those of these versions that consist of it.
+fn give(store: &Store, blob: BlobSpec, versions: impl Iterator<Item = Kept>) -> Result<(), KeepError> {
+    let mut given = Ok(());
+    for kept in versions.filter(|kept| kept.manifest.blobs().contains(&blob)) {
+        // One that refuses keeps no other from it.
+        given = given.and(link(&store.blob_path(blob.sha256), &kept.blob_path(blob.sha256), blob));
+    }
+    given
 }
 
 fn link(from: &Path, to: &Path, blob: BlobSpec) -> Result<(), KeepError> {

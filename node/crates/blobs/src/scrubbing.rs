@@ -100,7 +100,7 @@ impl fmt::Debug for Scrubbing {
 }
 
 /// Whether the disk says that it has lost a place, or that what lies there does not fit its own checksum.
-fn is_damage(error: &io::Error) -> bool {
+pub(crate) fn is_damage(error: &io::Error) -> bool {
     [Errno::EIO, Errno::EBADMSG].into_iter().any(|errno| disk::is(error, errno))
 }
 

@@ -23,6 +23,7 @@ use ollamax_types::{Digest, ModelName, chunk_range};
 
 use crate::fault::Fault;
 use crate::manifest::{Manifest, ManifestError};
+use crate::scrubbing::is_damage;
 
 pub mod access;
 pub mod publish;
@@ -263,6 +264,20 @@ impl FileIdentity {
     }
 }
 
+// === impl ReadError ===
+
+impl ReadError {
+    /// Whether what lies there is damaged: the disk has lost it, or it is no manifest. Another form says nothing of
+    /// that, and neither does a disk that refuses.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Fault(fault) => is_damage(&fault.source),
+            Self::Manifest { problem, .. } => !matches!(problem, ManifestError::Version(_)),
+        }
+    }
+}
+
 fn nanoseconds(seconds: i64, rest: i64) -> i128 {
     i128::from(seconds) * 1_000_000_000 + i128::from(rest)
 }
@@ -340,6 +355,7 @@ fn is_absent(error: &io::Error) -> bool {
 mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
+    use nix::errno::Errno;
     use nix::sys::stat::Mode;
     use nix::unistd::{geteuid, mkfifo};
     use sha2::{Digest as _, Sha256};
@@ -503,5 +519,26 @@ mod tests {
         put(&path, " ".repeat(MANIFEST_BYTES_MAX + 9).as_bytes());
         let error = store.manifest(&name("a")).expect_err("too long");
         assert!(matches!(error, ReadError::Manifest { problem: ManifestError::TooLong, .. }), "{error}");
+    }
+
+    #[test]
+    fn what_is_damaged_is_told_from_what_cannot_be_told() {
+        let (_folder, store) = store();
+        let path = store.root().join("manifests/registry.ollama.ai/library/a/latest");
+        let check = |text: &str, expected| {
+            put(&path, text.as_bytes());
+            let error = store.manifest(&name("a")).expect_err("no manifest");
+            assert_eq!(error.is_damage(), expected, "{error}");
+        };
+        let whole = manifest_text(1);
+        check(&whole[..30], true);
+        check("\0\0\0", true);
+        check(&whole.replace("sha256:0707", "sha256:070"), true);
+        check(&whole.replace(r#""size":1"#, r#""size":99999999999999999"#), true);
+        check(r#"{"schemaVersion":2,"layers":[]}"#, true);
+        check(r#"{"schemaVersion":1}"#, false);
+        let refused = |errno: Errno| ReadError::Fault(Fault::at("read the manifest", &path)(errno.into()));
+        assert!(refused(Errno::EIO).is_damage());
+        assert!(!refused(Errno::EACCES).is_damage() && !refused(Errno::EMFILE).is_damage());
     }
 }

@@ -95,6 +95,7 @@ pub(crate) fn beat(shared: &Shared) -> Beat {
         applied_index: machine.applied_index,
         quarantined: machine.quarantined,
         suspect_files: machine.suspect_files,
+        damaged_manifests: machine.damaged_manifests,
         models_bytes: machine.models_bytes,
         models_unique_bytes: machine.models_unique_bytes,
     }

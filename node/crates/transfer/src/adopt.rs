@@ -7,7 +7,7 @@
 //! (`scrub`); what another node doubts is read before anything else, unless it was read and found sound within the last
 //! hour: no member can keep this node busy with large files. All that runs on threads that have stepped back.
 //! Always holds: nothing in the store is changed here. A file whose bytes are not what its name says is told as
-//! suspect; whether it is mended is decided elsewhere (`pull/repair`). A manifest that is none is told as damaged, with
+//! suspect; whether it is mended is decided elsewhere (`pull/repair`). A manifest that is damaged is told as such, with
 //! its name. What cannot be read is told once and tried again later; nothing here can fail the node.
 
 mod files;
@@ -77,7 +77,7 @@ pub struct Adopted {
     /// The files that could not be read to their end and are not tried again for a while, which ones those are, and
     /// why.
     pub unreadable: BTreeMap<Digest, (FileIdentity, String)>,
-    /// The names whose manifest is none, and where it lies and why. The runtime does not list these models.
+    /// The names whose manifest is damaged, and where it lies and why. The runtime does not list these models.
     pub damaged: BTreeMap<ModelName, String>,
 }
 

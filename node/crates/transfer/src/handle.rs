@@ -456,11 +456,16 @@ impl Handle {
         if node == self.0.node { self.verify(order) } else { self.0.others.verify(node, order) }
     }
 
-    /// How many files of the store beside this node are not what their name says, manifests that are none among them.
+    /// How many files of the models of this node are not what their name says.
     #[must_use]
     pub fn suspect_files(&self) -> u32 {
-        let adopted = self.0.adopted.borrow();
-        u32::try_from(adopted.suspect.len() + adopted.damaged.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.0.adopted.borrow().suspect.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The names whose manifest in the store beside this node is damaged. None of these is a model there.
+    #[must_use]
+    pub fn damaged_manifests(&self) -> Vec<ModelName> {
+        self.0.adopted.borrow().damaged.keys().cloned().collect()
     }
 
     /// The versions that are pinned, as the record says. Until the first call nothing that is kept goes.

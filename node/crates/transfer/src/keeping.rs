@@ -103,6 +103,8 @@ struct Told {
     spare_bytes: u64,
     /// Why a version could not be kept, as last told in the log.
     trouble: Option<String>,
+    /// Whether it was sure what models name when somebody asked last; `None`: nobody has since the last look began.
+    is_sure: Option<bool>,
     /// Why files that no model seems to name keep their room, as last told in the log.
     unsure: Option<String>,
     /// The file by which a runtime seems to bring a model, as last told in the log.
@@ -349,6 +351,7 @@ impl Keeping {
     fn look(&self, root: &Path, models: &[Scanned]) {
         let _work = self.work();
         let Ok(store) = Store::open(root) else { return };
+        self.told().is_sure = None;
         self.0.ties.metrics.show_sharing(sharing_of(models));
         let Some(keep) = Keep::of(&store) else {
             self.show(&store, &[], &[]);
@@ -400,9 +403,16 @@ impl Keeping {
 
     fn put(&self, store: &Store, keep: &Keep, names: &[ModelName], manifest: &Manifest) -> Result<(), KeepError> {
         let (ties, blobs) = (&self.0.ties, manifest.blobs());
+        let was_kept = keep.get(manifest.digest())?.is_some();
         let kept = || keep.put(store, names, manifest, ties.clock.now());
         across(&ties.trees.open()?, store, &blobs, kept)?;
-        Ok(self.keep_trees(store, &blobs)?)
+        if !was_kept {
+            return Ok(self.keep_trees(store, &blobs)?);
+        }
+        if let Err(error) = self.renew(store, keep, manifest) {
+            tracing::warn!(%error, digest = %manifest.digest(), "a version keeps the files that it had");
+        }
+        Ok(())
     }
 
     /// Keeps a version as the store has it. What is kept for another name is kept from when it was.
@@ -413,19 +423,27 @@ impl Keeping {
         }
     }
 
-    /// What is kept of a version becomes what the store has: a runtime may have brought its files anew since, and what
-    /// is kept may be damaged.
+    /// What is kept of a version becomes what the store has, as far as that was read and is sound: a runtime may have
+    /// brought its files anew since, and what is kept may be damaged. What nobody has read may be damaged as well, for
+    /// all its size: it only takes a place that is free.
     fn renew(&self, store: &Store, keep: &Keep, manifest: &Manifest) -> Result<(), KeepError> {
-        let blobs = manifest.blobs();
+        let (index, blobs) = (self.0.ties.trees.open()?, manifest.blobs());
+        let mut here = Vec::new();
+        for blob in &blobs {
+            let Ok(Some(file)) = store.blob(*blob) else { continue };
+            let is_sound = index.get(blob.sha256)?.is_some_and(|indexed| indexed.identity == file.identity);
+            here.push((*blob, is_sound));
+        }
         let renewed = || {
             let mut renewed = Ok(());
-            for blob in blobs.iter().filter(|blob| matches!(store.blob(**blob), Ok(Some(_)))) {
+            for (blob, is_sound) in here {
                 // One that refuses keeps no other from it.
-                renewed = renewed.and(keep.renew(store, *blob));
+                let given = if is_sound { keep.renew(store, blob) } else { keep.fill(store, blob) };
+                renewed = renewed.and(given);
             }
             renewed
         };
-        across(&self.0.ties.trees.open()?, store, &blobs, renewed)?;
+        across(&index, store, &blobs, renewed)?;
         Ok(self.keep_trees(store, &blobs)?)
     }
 
@@ -605,16 +623,26 @@ impl Keeping {
         let is_spare = |kept: &&Kept| !self.is_pinned(kept.manifest.digest());
         let spare: Vec<&Kept> = kept.iter().filter(is_spare).chain(going).collect();
         let spare_bytes = if knows_pins { held_bytes(&spare) } else { 0 };
-        if all.is_empty() {
-            self.note_unsure(None);
-            self.note_restless(None);
-        }
         // While it is not sure what models name nothing makes way.
-        let makes_way = spare_bytes > 0 && matches!(self.named(store), Ok(Some(_)));
+        let makes_way = spare_bytes > 0 && self.is_sure(store);
         ties.metrics.show_kept(held_bytes(&all));
         let shown = kept.iter().flat_map(|kept| self.shown(kept)).collect();
         let mut told = self.told();
         (told.kept, told.spare_bytes) = (shown, if makes_way { spare_bytes } else { 0 });
+        if spare.is_empty() {
+            told.restless = None;
+        }
+        // Where nothing waits for it nobody asks.
+        if spare.is_empty() || spare_bytes == 0 && told.is_sure.is_none() {
+            told.unsure = None;
+        }
+    }
+
+    /// Whether it is sure what models name: as whoever asked has heard since the last look began. To find it out is
+    /// much to read, and each pull that publishes is shown.
+    fn is_sure(&self, store: &Store) -> bool {
+        let heard = self.told().is_sure;
+        heard.unwrap_or_else(|| matches!(self.named(store), Ok(Some(_))))
     }
 
     /// The files of kept versions. The trees of those that are not here any more go.
@@ -655,7 +683,7 @@ impl Keeping {
         if let Some(reason) = reason.as_ref().filter(|reason| told.unsure.as_ref() != Some(*reason)) {
             tracing::warn!(reason, "files of replaced versions keep their room: it is not sure what models name");
         }
-        told.unsure = reason;
+        (told.is_sure, told.unsure) = (Some(reason.is_none()), reason);
     }
 
     /// Writes to the log by which file a runtime seems to bring a model, once for as long as it does: which of several

@@ -168,8 +168,10 @@ pub struct Beat {
     pub applied_index: u64,
     /// Whom it asks for no files for a while.
     pub quarantined: Vec<Quarantine>,
-    /// Files of its models that are not what their names say.
+    /// Files of its models that are not what their names say, with damaged manifests of those on record there.
     pub suspect_files: u32,
+    /// Other damaged manifests in its store. It has none of these models, so those that it has are no worse for it.
+    pub damaged_manifests: u32,
     /// Bytes of its models, each counted by itself.
     pub models_bytes: u64,
     /// Bytes of their files, each counted once.

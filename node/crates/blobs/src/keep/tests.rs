@@ -535,7 +535,7 @@ fn what_cannot_be_kept_says_why() {
 }
 
 #[test]
-fn what_the_store_got_anew_takes_the_place_of_what_is_kept_only_when_it_can() {
+fn what_the_store_got_anew_takes_the_place_of_what_is_kept_only_when_it_is_sound_and_can() {
     let world = World::new();
     world.put(NOW).expect("kept");
     let (sample, folder) = (&world.files[0], world.kept().path);
@@ -549,9 +549,21 @@ fn what_the_store_got_anew_takes_the_place_of_what_is_kept_only_when_it_can() {
 
     fs::remove_file(world.blob(sample)).expect("it was there");
     fs::write(world.blob(sample), &sample.bytes).expect("there is room");
-    assert_ne!(inode(&path), inode(&world.blob(sample)));
-    world.put(NOW).expect("kept anew");
+    let before = inode(&path);
+    assert_ne!(before, inode(&world.blob(sample)));
+    world.put(NOW).expect("kept still");
+    world.keep().fill(&world.store(), sample.spec).expect("looked");
+    assert_eq!(inode(&path), before, "nobody has read the other one");
+    world.keep().renew(&world.store(), sample.spec).expect("renewed");
     assert_eq!(inode(&path), inode(&world.blob(sample)));
+    for lost in [true, false] {
+        fs::remove_file(&path).expect("it is kept");
+        if !lost {
+            fs::write(&path, "cut").expect("there is room");
+        }
+        world.keep().fill(&world.store(), sample.spec).expect("filled");
+        assert_eq!(inode(&path), inode(&world.blob(sample)), "better than none");
+    }
     assert_eq!(disk::names_in(&folder).expect("readable").len(), 4, "two files, the names, the manifest");
 }
 

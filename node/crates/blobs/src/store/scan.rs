@@ -3,7 +3,7 @@
 //! Read are the manifests and the small configurations, of everything else only whether it is there: so a list costs
 //! little, whatever the models weigh. It is bounded by `STORE_MANIFESTS_MAX` and by the files that all models together
 //! may name. What cannot be read is left out and told, with its path and why, and hides nothing else. A manifest that
-//! is no JSON may be half written, since runtimes write in place: it is read again once, after all others.
+//! is damaged may be half written, since runtimes write in place: it is read again once, after all others.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, Metadata};
@@ -14,7 +14,7 @@ use ollamax_types::{Digest, ModelName, ModelRecord, Timestamp};
 
 use crate::details::{capabilities, details_json};
 use crate::fault::Fault;
-use crate::manifest::{Manifest, ManifestError};
+use crate::manifest::Manifest;
 use crate::store::{BlobSpec, FileIdentity, ReadError, Store, is_absent, read_file, read_manifest};
 
 /// Folders between the place of manifests and a manifest: host, namespace, model.
@@ -44,7 +44,7 @@ pub struct Scan {
     pub models: Vec<Scanned>,
     /// What was left out: path and why.
     pub skipped: Vec<(String, String)>,
-    /// The names whose manifest is none, path and why of each; they are among what was left out.
+    /// The names whose manifest is damaged, path and why of each; they are among what was left out.
     pub damaged: BTreeMap<ModelName, String>,
 }
 
@@ -79,10 +79,10 @@ fn scan_with(store: &Store, meanwhile: impl FnOnce()) -> Result<Scan, Fault> {
     }
     meanwhile();
     for path in unfinished {
-        if let Err(problem) = scanner.look(&path) {
-            let damaged = name_of(&path).map(|name| (name, format!("{}: {problem}", path.display())));
+        if let Err(why) = scanner.look(&path) {
+            let damaged = name_of(&path).map(|name| (name, format!("{}: {why}", path.display())));
             scanner.scan.damaged.extend(damaged);
-            scanner.skip(&path, &problem.to_string());
+            scanner.skip(&path, &why);
         }
     }
     Ok(scanner.scan)
@@ -178,8 +178,8 @@ impl Scanner<'_> {
     /// Takes one manifest into the list, or notes why not; nothing when it has gone meanwhile.
     ///
     /// # Errors
-    /// When its bytes have not the shape of a manifest: the caller knows whether to look again.
-    fn look(&mut self, path: &Path) -> Result<(), ManifestError> {
+    /// Why it is damaged: the caller knows whether to look again.
+    fn look(&mut self, path: &Path) -> Result<(), String> {
         let Some(name) = name_of(path) else {
             self.skip(path, NO_NAME);
             return Ok(());
@@ -196,9 +196,16 @@ impl Scanner<'_> {
                     self.scan.models.push(scanned);
                 }
             }
-            Err(ReadError::Fault(fault)) => self.skip(path, &fault.source.to_string()),
-            Err(ReadError::Manifest { problem: problem @ ManifestError::Shape(_), .. }) => return Err(problem),
-            Err(ReadError::Manifest { problem, .. }) => self.skip(path, &problem.to_string()),
+            Err(error) => {
+                let why = match &error {
+                    ReadError::Fault(fault) => fault.source.to_string(),
+                    ReadError::Manifest { problem, .. } => problem.to_string(),
+                };
+                if error.is_damage() {
+                    return Err(why);
+                }
+                self.skip(path, &why);
+            }
         }
         Ok(())
     }
@@ -394,15 +401,18 @@ mod tests {
         shelf.file("h/n/good/deep/er", b"x");
         let dotted = shelf.file("h/n/good/.DS_Store", b"x");
         let old = shelf.file("h/n/old/latest", br#"{"schemaVersion":1}"#);
+        let empty = shelf.file("h/n/empty/latest", br#"{"schemaVersion":2,"layers":[]}"#);
         let dangling = shelf.store.manifests().join("h/n/good/dangling");
         std::os::unix::fs::symlink("nowhere", &dangling).expect("room");
         let scan = shelf.scan();
         assert_eq!(names(&scan), ["h/n/good:latest"]);
         let skipped: Vec<&str> = scan.skipped.iter().map(|(path, _)| path.as_str()).collect();
-        assert_eq!(skipped, [dangling.clone(), dotted.clone(), old].map(|path| path.display().to_string()));
+        assert_eq!(skipped, [dangling.clone(), dotted.clone(), old, empty].map(|path| path.display().to_string()));
         let why: Vec<&str> = scan.skipped.iter().map(|(_, why)| why.as_str()).collect();
-        assert_eq!(why, ["the link leads nowhere", NO_NAME, "the manifest has schema version 1; 2 is understood"]);
-        assert!(scan.damaged.is_empty(), "another form is no damage: {:?}", scan.damaged);
+        let (form, none) = ("the manifest has schema version 1; 2 is understood", "the manifest names no layer");
+        assert_eq!(why, ["the link leads nowhere", NO_NAME, form, none]);
+        let damaged: Vec<String> = scan.damaged.keys().map(ToString::to_string).collect();
+        assert_eq!(damaged, ["h/n/empty:latest"], "another form is no damage");
         let unread = format!("{}: the link leads nowhere", dangling.display());
         assert_eq!(scan.unread(), Some(unread), "what was left out may name files");
         let of_no_model = Scan { skipped: vec![(dotted.display().to_string(), NO_NAME.to_owned())], ..scan };

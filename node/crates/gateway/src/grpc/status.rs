@@ -386,7 +386,7 @@ fn fill_from_beat(node: &mut v1::NodeView, beat: &Beat) {
     node.cpu_permille = beat.cpu_permille;
     node.gpus = beat.gpus.iter().map(gpu).collect();
     node.quarantined = beat.quarantined.iter().map(quarantine).collect();
-    node.suspect_files = beat.suspect_files;
+    node.suspect_files = beat.suspect_files.saturating_add(beat.damaged_manifests);
     node.no_store_at.clone_from(&beat.no_store_at);
 }
 
@@ -483,6 +483,13 @@ mod tests {
         assert_eq!((node.way.as_str(), node.rtt_us), ("relayed", Some(1_500)));
         fill_path(&mut node, Path { way: "tcp", rtt: Some(Duration::from_secs(9_000)) });
         assert_eq!(node.rtt_us, Some(u32::MAX));
+    }
+
+    #[test]
+    fn a_damaged_manifest_is_shown_among_the_damaged_files() {
+        let mut node = v1::NodeView::default();
+        fill_from_beat(&mut node, &Beat { suspect_files: 1, damaged_manifests: 2, ..samples::beat(1) });
+        assert_eq!(node.suspect_files, 3);
     }
 
     fn copy(node: u64, name: &str, digest: u8) -> Location {

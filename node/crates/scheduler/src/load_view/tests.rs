@@ -34,6 +34,7 @@ fn beat(node: u64, sent_at_ms: u64) -> Beat {
         applied_index: 0,
         quarantined: Vec::new(),
         suspect_files: 0,
+        damaged_manifests: 0,
         models_bytes: 0,
         models_unique_bytes: 0,
     }

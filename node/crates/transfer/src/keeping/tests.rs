@@ -64,6 +64,22 @@ impl World {
         manifest.digest()
     }
 
+    /// This name stands for a version.
+    fn stand(&self, name: &str, manifest: &Manifest) {
+        let place = self.folder.path().join("models/manifests/registry.ollama.ai/library").join(name);
+        fs::create_dir_all(&place).expect("there is room");
+        fs::write(place.join("latest"), manifest.bytes()).expect("there is room");
+    }
+
+    /// A file of the store, of one piece, was read and is what its name says.
+    fn hash(&self, blob: BlobSpec) {
+        let file = self.store.blob(blob).expect("readable").expect("it is there");
+        let bytes = fs::read(self.store.blob_path(blob.sha256)).expect("readable");
+        let tree = Tree::of(blob.size_bytes, vec![chunk_hash(blob.size_bytes, 0, &bytes)]).expect("one piece");
+        let trees = self.keeping.0.ties.trees.open().expect("ours");
+        trees.put(blob.sha256, &Indexed { identity: file.identity, tree }).expect("there is room");
+    }
+
     fn keep(&self) -> Keep {
         Keep::of(&self.store).expect("this process's own")
     }
@@ -214,14 +230,34 @@ async fn why_nothing_goes_is_told_once_until_that_is_over() {
 }
 
 #[tokio::test]
+async fn what_models_name_is_read_at_a_look_and_not_each_time_that_something_is_shown() {
+    let world = World::new();
+    world.stand("tiny", &world.manifest(1, 100));
+    let old = world.kept("tiny", 2, 100_000);
+    let look = || {
+        let models = world.store.scan().expect("readable").models;
+        world.keeping.look(world.store.root(), &models);
+        world.keeping.spare_bytes() > 0
+    };
+    assert!(look() && world.all() == [old], "it may make way");
+    let link = world.folder.path().join("models/manifests/registry.ollama.ai/library/phi/away");
+    symlink("nowhere", &link).expect("ours");
+    world.keeping.tell(&world.store, &world.keep());
+    assert!(world.keeping.spare_bytes() > 0, "nothing was read");
+    assert!(!look() && world.keeping.told().unsure.is_some(), "the log says why");
+    // A pinned version does not wait for it, so the next time that it is so is news.
+    world.keeping.set_pins(BTreeSet::from([old]));
+    assert!(!look() && world.keeping.told().unsure.is_none());
+}
+
+#[tokio::test]
 async fn what_a_runtime_brought_anew_for_another_name_is_held_once_when_that_is_taken_out() {
     let world = World::new();
     let digest = world.kept("old", 2, 100_000);
     let manifest = world.manifest(2, 100_000);
     let blob = manifest.blobs()[0];
-    let place = world.folder.path().join("models/manifests/registry.ollama.ai/library/new");
-    fs::create_dir_all(&place).expect("there is room");
-    fs::write(place.join("latest"), manifest.bytes()).expect("there is room");
+    world.stand("new", &manifest);
+    world.hash(blob);
     let inode = |path: &Path| fs::metadata(path).expect("it is there").ino();
     let here = inode(&world.store.blob_path(blob.sha256));
     let name = "new".parse().expect("a name");
@@ -231,6 +267,30 @@ async fn what_a_runtime_brought_anew_for_another_name_is_held_once_when_that_is_
     world.keeping.give_up(&world.store, &name, digest, Haste::Alone).expect("given up");
     assert!(!world.store.blob_path(blob.sha256).exists(), "its room is free when the version goes");
     assert_eq!(world.all(), [digest], "the other name may go back to it");
+}
+
+#[tokio::test]
+async fn what_nobody_has_read_takes_the_place_of_no_kept_file_though_it_has_its_size() {
+    let world = World::new();
+    let digest = world.kept("old", 2, 100_000);
+    let manifest = world.manifest(2, 100_000);
+    let blob = manifest.blobs()[0];
+    let path = world.keep().get(digest).expect("readable").expect("it is kept").blob_path(blob.sha256);
+    fs::write(world.store.blob_path(blob.sha256), vec![0; 100_000]).expect("as after a power cut");
+    let name: ModelName = "new".parse().expect("a name");
+    let is_sound = || fs::read(&path).is_ok_and(|kept| kept == bytes(2, 100_000));
+    world.stand("new", &manifest);
+    assert!(world.keeping.take_out(&world.store, &name, digest).expect("taken out"));
+    assert!(is_sound(), "it is the only one");
+    // Nor where the version is kept for one more name.
+    world.keeping.keep_for(&world.store, &world.keep(), slice::from_ref(&name), &manifest);
+    assert_eq!(world.keep().get(digest).expect("readable").expect("it is kept").names.len(), 2);
+    assert!(is_sound());
+    // For a version that lacks the file it is better than none.
+    fs::remove_file(&path).expect("it was there");
+    world.stand("new", &manifest);
+    assert!(world.keeping.take_out(&world.store, &name, digest).expect("taken out"));
+    assert!(path.exists() && !is_sound());
 }
 
 #[tokio::test]

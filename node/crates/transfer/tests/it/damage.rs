@@ -281,6 +281,19 @@ async fn what_is_kept_of_a_file_is_mended_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_manifest_that_is_half_written_damages_no_file_of_a_model() {
+    let world = World::new();
+    pulled(&world).await;
+    let place = world.store().root().join("manifests/registry.ollama.ai/library/stray");
+    fs::create_dir_all(&place).expect("there is room");
+    fs::write(place.join("latest"), "").expect("as a power cut leaves it");
+    let node = world.start();
+    until_scanned(&node).await;
+    assert_eq!((node.handle.suspect_files(), node.handle.damaged_manifests()), (0, vec![name("stray")]));
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn only_the_models_of_this_node_are_read_and_not_for_too_many_at_once() {
     let world = World::new();
     pulled(&world).await;
