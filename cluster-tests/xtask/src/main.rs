@@ -1,5 +1,5 @@
-//! `cargo xtask setup|env|test|demo|bench|torture|conformance|upgrade-test|soak`: what a person or a machine does with a checkout,
-//! in one command each.
+//! `cargo xtask setup|env|test|demo|bench|torture|conformance|upgrade-test|soak`: what a person or a machine does with
+//! a checkout, in one command each.
 //!
 //! It compiles in seconds and depends on nothing heavy, because it installs what the heavy crates need before they are
 //! compiled. It never links against the product: it drives cargo and the built binaries as a user would. Every command

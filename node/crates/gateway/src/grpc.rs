@@ -1,6 +1,6 @@
 //! The administrator's door: the admin API, the values', the events', the backups', that of consensus, that of versions
-//! and that of pulls over gRPC, on the node's unix socket; and beside them, over HTTP, Ollama's words that change models
-//! and `/mcp`.
+//! and that of pulls over gRPC, on the node's unix socket; and beside them, over HTTP, Ollama's words that change
+//! models and `/mcp`.
 //!
 //! Handlers only translate: parse, ask an engine, translate back. Reads answer from this node's own state and say
 //! how old it is, so they work without a leader and before a cluster exists; changes go through
