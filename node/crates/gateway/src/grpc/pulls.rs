@@ -204,9 +204,9 @@ pub(super) async fn wish(
     wait: bool,
     limit: Option<PullLimit>,
 ) -> Result<PullStream, AdminError> {
-    let (name, replicas, own) = (ask.name.clone(), ask.replicas.clone(), metadata.node());
+    let (name, own) = (ask.name.clone(), metadata.node());
     let name_of = names(metadata.clone());
-    let said = ask.is_said.then(|| replicas.clone());
+    let said = ask.is_said.then(|| ask.replicas.clone());
     match transfer.ask(ask).await {
         Ok(watch) => {
             let accept_by = (!wait).then(|| Instant::now() + wished::ACCEPT_WAIT);
@@ -229,7 +229,7 @@ pub(super) async fn wish(
             };
             Ok(told.map(with_record).boxed())
         }
-        Err(PullError::Ledger(LedgerError::Impossible { fits, of, why })) => {
+        Err(PullError::Ledger(LedgerError::Impossible { replicas, fits, of, why })) => {
             let why: Vec<String> = why.iter().map(|(node, unfit)| unfit.of(&name_of(*node))).collect();
             Err(impossible(&name, &replicas, (fits, of), &why.join("; ")))
         }
