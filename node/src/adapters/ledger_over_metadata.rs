@@ -229,8 +229,14 @@ impl Ledger for LedgerOverMetadata {
 
     fn away(&self) -> BTreeSet<NodeId> {
         let Ok(sites) = Sites::now(&*self.metadata.view(), &self.scheduler) else { return BTreeSet::new() };
-        let dead = sites.all().iter().filter(|site| site.health == Health::Dead && !site.is_self);
-        dead.map(|site| site.node).collect()
+        // One that was not heard in all that time since this node began is off too.
+        let is_unheard = self.since.elapsed() >= HEAR_TIMEOUT;
+        let is_away = |site: &&Site| match site.health {
+            Health::Dead => !site.is_self,
+            Health::Unknown => is_unheard && !site.is_self,
+            Health::Alive | Health::Suspect => false,
+        };
+        sites.all().iter().filter(is_away).map(|site| site.node).collect()
     }
 }
 

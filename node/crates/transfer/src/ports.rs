@@ -302,7 +302,7 @@ pub trait Ledger: Send + Sync + 'static {
     fn log_time(&self) -> Timestamp;
     /// Who has this version of a model, as this node knows it.
     fn holders(&self, name: &ModelName, digest: Digest) -> BTreeSet<NodeId>;
-    /// Members that this node takes for dead: they do nothing before they are heard again.
+    /// Members that this node takes for dead, or has never heard: they do nothing before they are heard.
     fn away(&self) -> BTreeSet<NodeId>;
 }
 
