@@ -4,14 +4,14 @@
 //! wishes every node that is named pulls for itself. A failure of one node ends the stream behind the last word of the
 //! others. A caller who leaves stops listening and nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 use tokio::time::Instant;
 use tonic::{Request, Status, Streaming};
 
-use ollamax_core::catalog::{Fault, Member, Refusal, Replicas, View, Want, Wish, models, read};
+use ollamax_core::catalog::{Cordon, Fault, Member, MemberState, Refusal, Replicas, View, Want, Wish, models, read};
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_proto::v1::models_server::Models;
@@ -206,7 +206,11 @@ pub(super) async fn wish(
 ) -> Result<PullStream, AdminError> {
     let (name, own) = (ask.name.clone(), metadata.node());
     let name_of = names(metadata.clone());
-    let said = ask.is_said.then(|| ask.replicas.clone());
+    let said = ask.is_said.then(|| {
+        let (metadata, name) = (metadata.clone(), name.clone());
+        let all = Box::new(move || everywhere(&*metadata.view(), &name).ok());
+        wished::Said { replicas: ask.replicas.clone(), all }
+    });
     match transfer.ask(ask).await {
         Ok(watch) => {
             let accept_by = (!wait).then(|| Instant::now() + wished::ACCEPT_WAIT);
@@ -248,6 +252,17 @@ fn leaving(view: &dyn View, name: &ModelName) -> Result<Vec<NodeId>, Fault> {
         staying.extend(copies.filter(|copy| copy.model.digest == pin).map(|copy| copy.node));
     }
     Ok(surplus.into_iter().filter(|node| !staying.contains(node)).collect())
+}
+
+/// The members that a wish for all nodes means: who takes new copies, and is not kept away from.
+fn everywhere(view: &dyn View, name: &ModelName) -> Result<BTreeSet<NodeId>, Fault> {
+    let want = read::wish(view, name)?.map(|wish| wish.want).unwrap_or_default();
+    let is_meant = |member: &Member| {
+        let may_hold = member.role != Role::Gateway && member.state == MemberState::Active;
+        may_hold && member.cordon == Cordon::Open && member.suits(&want)
+    };
+    let members = read::members(view)?.into_iter().filter(is_meant);
+    Ok(members.map(|member| member.id).collect())
 }
 
 /// Where a model stays wanted that somebody asked for who said nothing of places; `None`: as it is for everybody.

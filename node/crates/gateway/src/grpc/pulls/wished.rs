@@ -25,6 +25,13 @@ pub(super) const ACCEPT_WAIT: Duration = Duration::from_secs(10);
 /// What is said of a node that has no part in the plan any more.
 const REPLACED: &str = "another node takes its place";
 
+/// Where somebody said that copies are wanted.
+pub(super) struct Said {
+    pub(super) replicas: Replicas,
+    /// The nodes that all of them are just now; `None`: the record cannot be read.
+    pub(super) all: Box<dyn Fn() -> Option<BTreeSet<NodeId>> + Send + Sync>,
+}
+
 /// How nodes are called.
 pub(super) type NameOf = Arc<dyn Fn(NodeId) -> String + Send + Sync>;
 type Looks = BoxStream<'static, Arc<Overview>>;
@@ -37,12 +44,12 @@ struct Telling {
     accept_by: Option<Instant>,
     name_of: NameOf,
     /// Where whoever hears of it said that copies are wanted.
-    said: Option<Replicas>,
+    said: Option<Said>,
     last: Option<Arc<Overview>>,
 }
 
 /// Tells what changes. With a time, it ends when the pull is taken on, then at the latest.
-pub(super) fn told(looks: Looks, accept_by: Option<Instant>, name_of: NameOf, said: Option<Replicas>) -> PullStream {
+pub(super) fn told(looks: Looks, accept_by: Option<Instant>, name_of: NameOf, said: Option<Said>) -> PullStream {
     let telling = Telling { looks, accept_by, name_of, said, last: None };
     let steps = stream::unfold(Some(telling), |telling| async move { telling?.step().await });
     steps.flat_map(stream::iter).boxed()
@@ -100,12 +107,12 @@ impl Telling {
 
     /// What is told of a wish that is met and is not what was asked for any more, unless all have it that were meant.
     fn overtaken(&self, now: &Overview) -> Option<Status> {
-        let said = self.said.as_ref()?;
+        let Said { replicas: said, all } = self.said.as_ref()?;
         let done = now.copies.iter().filter(|copy| copy.progress.stage == Stage::Done).map(|copy| copy.node);
         let done: BTreeSet<NodeId> = done.collect();
         let is_met = match said {
             Replicas::Count(count) => done.len() >= *count as usize,
-            Replicas::All => false,
+            Replicas::All => all().is_some_and(|all| all.is_subset(&done)),
             Replicas::Nodes(nodes) => nodes.iter().all(|node| done.contains(node)),
         };
         if is_met || are_same(said, &now.replicas) {
@@ -221,24 +228,30 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_asked_for_more_than_somebody_who_came_later_is_told_that_it_is_not_so() {
+        let check_among =
+            async |members: u64, what: &str, said: Replicas, now: Replicas, expected: Option<[&str; 2]>| {
+                let done = look(&[Some(Stage::Done), Some(Stage::Done)], true);
+                let over = Arc::new(Overview { replicas: now, ..(*done).clone() });
+                let name_of: NameOf = Arc::new(|node| format!("n{node}"));
+                let mut last = None;
+                let all = Box::new(move || Some((1..=members).map(NodeId).collect::<BTreeSet<NodeId>>()));
+                let said = Some(Said { replicas: said, all });
+                let mut told = told(stream::iter([over]).boxed(), None, name_of, said);
+                while let Some(message) = told.next().await {
+                    last = Some(message);
+                }
+                let error = AdminError::new(
+                    ErrorCode::PreconditionFailed,
+                    "somebody else asked for m:latest meanwhile, and that is what counts",
+                    expected.map(|[why, _]| why).unwrap_or_default(),
+                    expected.map(|[_, next]| next).unwrap_or_default(),
+                );
+                let found = last.and_then(Result::err).map(|status| format!("{status:?}"));
+                let expected = expected.map(|_| format!("{:?}", Status::from(error)));
+                assert_eq!(found, expected, "{what}");
+            };
         let check = async |what: &str, said: Replicas, now: Replicas, expected: Option<[&str; 2]>| {
-            let done = look(&[Some(Stage::Done), Some(Stage::Done)], true);
-            let over = Arc::new(Overview { replicas: now, ..(*done).clone() });
-            let name_of: NameOf = Arc::new(|node| format!("n{node}"));
-            let mut last = None;
-            let mut told = told(stream::iter([over]).boxed(), None, name_of, Some(said));
-            while let Some(message) = told.next().await {
-                last = Some(message);
-            }
-            let error = AdminError::new(
-                ErrorCode::PreconditionFailed,
-                "somebody else asked for m:latest meanwhile, and that is what counts",
-                expected.map(|[why, _]| why).unwrap_or_default(),
-                expected.map(|[_, next]| next).unwrap_or_default(),
-            );
-            let found = last.and_then(Result::err).map(|status| format!("{status:?}"));
-            let expected = expected.map(|_| format!("{:?}", Status::from(error)));
-            assert_eq!(found, expected, "{what}");
+            check_among(3, what, said, now, expected).await;
         };
         let named = |nodes: &[u64]| Replicas::Nodes(nodes.iter().copied().map(NodeId).collect());
         let count = Replicas::Count;
@@ -254,6 +267,7 @@ mod tests {
         check("fewer", count(3), count(2), Some([why, &next("--replicas 3")])).await;
         let why = "it is wanted on n1 now, and not on all nodes";
         check("one by its name", Replicas::All, named(&[1]), Some([why, &next("--replicas all")])).await;
+        check_among(2, "all have it all the same", Replicas::All, named(&[1]), None).await;
         let why = "it is wanted on 2 nodes now, and not on n2, n3";
         check("a number", named(&[2, 3]), count(2), Some([why, &next("--node n2,n3")])).await;
     }
