@@ -1,7 +1,8 @@
 //! What an administrator is told of a wish: each node that has a part in it, whenever something of it changes.
 //!
 //! The last message is an error where a node failed for good, this node stops, or fewer have the model than were asked
-//! for, as somebody asked otherwise meanwhile. A node that failed while another can take its place ends nothing.
+//! for, as somebody asked otherwise meanwhile. A node that failed while another can take its place ends nothing. One
+//! that is not waited for, as it is not heard, is told as such behind the others.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use crate::wishfile::places;
 pub(super) const ACCEPT_WAIT: Duration = Duration::from_secs(10);
 /// What is said of a node that has no part in the plan any more.
 const REPLACED: &str = "another node takes its place";
+/// What is said of a node that is not waited for.
+const AWAY: &str = "it is not heard; it stays wanted there, and comes when the node is back";
 
 /// Where somebody said that copies are wanted.
 pub(super) struct Said {
@@ -70,6 +73,8 @@ impl Telling {
         };
         let mut told: Vec<Message> = self.news(&now).iter().map(|state| Ok(self.message(state))).collect();
         if now.is_over {
+            let open = now.copies.iter().map(|copy| &copy.progress).filter(|progress| !progress.is_over());
+            told.extend(open.map(|open| Ok(self.message(&ended(open, ErrorCode::PeerUnreachable, AWAY)))));
             told.extend(self.failure(&now).or_else(|| self.overtaken(&now)).map(Err));
             return Some((told, None));
         }
@@ -86,10 +91,7 @@ impl Telling {
             now.copies.iter().map(|copy| &copy.progress).filter(|state| is_new(state)).cloned().collect();
         let is_gone = |node: NodeId| !now.copies.iter().any(|copy| copy.node == node);
         let left = before.iter().filter(|copy| is_gone(copy.node) && !copy.progress.is_over());
-        news.extend(left.map(|copy| {
-            let (node, code, text) = (copy.node, ErrorCode::PullCancelled, REPLACED.to_owned());
-            PullProgress { stage: Stage::Failed(PullError::Elsewhere { node, code, text }), ..copy.progress.clone() }
-        }));
+        news.extend(left.map(|copy| ended(&copy.progress, ErrorCode::PullCancelled, REPLACED)));
         news
     }
 
@@ -142,6 +144,12 @@ impl Telling {
     fn error(&self, node: &str, error: &PullError) -> Status {
         AdminError::of_pull(node, error).into()
     }
+}
+
+/// A part of a wish that is not followed any more, as a node's failure that ends nothing.
+fn ended(progress: &PullProgress, code: ErrorCode, text: &str) -> PullProgress {
+    let (node, text) = (progress.node, text.to_owned());
+    PullProgress { stage: Stage::Failed(PullError::Elsewhere { node, code, text }), ..progress.clone() }
 }
 
 /// A node's failure at the end of a wish. What is on record stays wished for, and what ends that is told.
@@ -311,6 +319,8 @@ mod tests {
             look(&[None, Some(Stage::Done)], true),
         ];
         assert_eq!(said(dropped, false, true).await, ["n1 FETCHING", "n2 FETCHING", "n1 FAILED", "n2 DONE"]);
+        let away = vec![look(&[Some(Stage::Done), Some(Stage::Waiting)], true)];
+        assert_eq!(said(away, false, true).await, ["n1 DONE", "n2 WAITING", "n2 FAILED"]);
         let stays = vec![look(&[Some(Stage::Fetching), failed()], false), look(&[Some(Stage::Done), failed()], true)];
         let expected = ["n1 FETCHING", "n2 FAILED", "n1 DONE", "pull_cancelled the pull was cancelled"];
         assert_eq!(said(stays, false, true).await, expected);
