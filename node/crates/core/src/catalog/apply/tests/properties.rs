@@ -11,8 +11,8 @@ use super::*;
 use crate::catalog::OnceKey;
 use crate::catalog::command::BoundBlob;
 use crate::catalog::record::{
-    Cordon, Counts, Due, Failure, How, MigrationStatus, Model, PhaseWord, PlanKind, Replicas, TaskOutcome, TaskProgress,
-    TaskState, TaskTold, Version, Want,
+    Cordon, Counts, Due, Failure, How, MigrationStatus, Model, PhaseWord, PlanKind, Replicas, TaskOutcome,
+    TaskProgress, TaskState, TaskTold, Version, Want,
 };
 use crate::catalog::txn::{Condition, Op, Operand, Relation, Txn};
 
