@@ -78,7 +78,7 @@ fn unknown(name: &str) -> AdminError {
 fn refused(error: CallError) -> AdminError {
     match error {
         CallError::UnknownTool(name) => unknown(&name),
-        CallError::Failed(ToolError { code, message, next }) => {
+        CallError::Failed(ToolError { code, message, next, .. }) => {
             let next = if next.is_empty() { LIST.to_owned() } else { next };
             AdminError::new(code, message, "", next)
         }

@@ -97,9 +97,13 @@ impl From<CallError> for ApiError {
                 let text = format!("there is no tool {name:?}; GET /tools lists what there is");
                 Self { status: 404, ..Self::new(ErrorCode::BadRequest, text) }
             }
-            CallError::Failed(ToolError { code, message, next }) => {
+            CallError::Failed(ToolError { code, message, next, retry_after }) => {
                 let text = if next.is_empty() { message } else { format!("{message}; {next}") };
-                if code == ErrorCode::Overloaded { Self::overloaded(text) } else { Self::new(code, text) }
+                match retry_after {
+                    Some(after) => Self::too_often(code, text, after),
+                    None if code == ErrorCode::Overloaded => Self::overloaded(text),
+                    None => Self::new(code, text),
+                }
             }
         }
     }
