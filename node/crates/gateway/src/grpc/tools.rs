@@ -109,4 +109,11 @@ impl tools_server::Tools for Tools {
         };
         reply(self.call(caller, request.into_inner()).await)
     }
+
+    async fn show_open_api(&self, request: Request<v1::ShowOpenApiRequest>) -> Reply<v1::ShowOpenApiReply> {
+        reply(caller_of(&request).map(|caller| {
+            let document = self.0.openapi(&caller.principal);
+            v1::ShowOpenApiReply { document_json: document.to_string() }
+        }))
+    }
 }

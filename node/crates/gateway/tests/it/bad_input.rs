@@ -20,7 +20,7 @@ use ollamax_gateway::http::{Parts, router};
 use ollamax_gateway::{Config, Toolbox};
 use ollamax_proto::v1::tasks_client::TasksClient;
 use ollamax_proto::v1::tools_client::ToolsClient;
-use ollamax_proto::v1::{CallToolRequest, ListTasksRequest, ListToolsRequest};
+use ollamax_proto::v1::{CallToolRequest, ListTasksRequest, ListToolsRequest, ShowOpenApiRequest};
 use ollamax_tools::mem::MemTasks;
 use ollamax_tools::{
     Call, Catalogue, Class, Families, Hints, Limits, Permission, Principal, Spec, Tasks as _, Tool, ToolError,
@@ -399,4 +399,18 @@ async fn every_list_shows_a_caller_what_it_may_call_alone() {
     let mut client = ToolsClient::new(Admin::routes_with(Arc::new(House::default()), shared));
     let all = client.list_tools(by_root(ListToolsRequest::default())).await.expect("listed").into_inner().tools;
     assert_eq!(all.len(), own.len() + 1, "{all:?}");
+
+    // The document of the same routes.
+    let (status, document) = json_of(call(&router, local(get("/openapi.json"))).await).await;
+    assert_eq!((status, &document["openapi"]), (200, &json!("3.1.0")));
+    let is_told = |document: &Value, name: &Value| {
+        let path = format!("/tools/{}", name.as_str().unwrap_or_default());
+        document["paths"][path]["post"]["operationId"] == *name
+    };
+    assert!(own.iter().all(|name| is_told(&document, name)) && !is_told(&document, &json!("manages")), "{document}");
+    let told = client.show_open_api(by_root(ShowOpenApiRequest {})).await.expect("shown").into_inner();
+    let document: Value = serde_json::from_str(&told.document_json).expect("JSON");
+    assert!(own.iter().all(|name| is_told(&document, name)) && is_told(&document, &json!("manages")), "{document}");
+    let elsewhere = call(&router, get("/openapi.json")).await;
+    assert_eq!((elsewhere.status().as_u16(), header(&elsewhere, "x-ollamamax-error")), (403, Some("forbidden")));
 }
