@@ -74,7 +74,7 @@ fn catalogue() -> Catalogue {
         Tool::reading(Spec { limits: once, ..spec("rarely") }, |words: Words| Ok(words)),
         Tool::reading(spec("floods"), |words: Words| Ok(Words { words: "x".repeat(64 << 10), ..words })),
         Tool::reading(spec("dies"), |words: Words| match words.words.as_str() {
-            "x" => panic!("a defect"),
+            "x" => unreachable!("a defect"),
             _ => Ok(words),
         }),
         Tool::new(Spec { limits: short, ..spec("hangs") }, |_: Call, _: Words| {
