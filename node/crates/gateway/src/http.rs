@@ -213,6 +213,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/mcp", assistants)
         .route("/tools", get(tools::list))
         .route("/tools/{name}", post(tools::call))
+        .route("/openapi.json", get(tools::openapi))
         .route("/tasks", get(tasks::list))
         .route("/tasks/{id}", get(tasks::show))
         .route("/tasks/{id}/cancel", post(tasks::cancel));

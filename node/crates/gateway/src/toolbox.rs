@@ -17,6 +17,7 @@ use ollamax_types::ErrorCode;
 use crate::inference::InferenceSlot;
 use crate::metrics::{ToolMetrics, UNKNOWN_TOOL};
 
+mod openapi;
 mod tasks;
 
 /// Characters of a call's arguments in the log.
