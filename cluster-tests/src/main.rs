@@ -60,8 +60,8 @@ enum Bench {
     Gateway(Options),
     /// Acknowledged writes per second and disk syncs per write; with `--against etcd` everything beside etcd.
     Metadata(MetadataOptions),
-    /// The assistants' door at three nodes: lists, calls per core, forwarded changes, a crowd, clients that leave without
-    /// a word, changes while the leader is killed, and the bridge whose node dies.
+    /// The assistants' door at three nodes: lists, calls per core, forwarded changes, a crowd, clients that leave
+    /// without a word, changes while the leader is killed, and the bridge whose node dies.
     Mcp(McpOptions),
     /// Start, stop, memory and CPU of one daemon, and how fast it answers `/health`.
     Node(NodeOptions),

@@ -151,15 +151,18 @@ pub(super) const fn follower_of(leader: usize) -> usize {
 /// Makes so many changes while the leader is killed again and again, and counts what happened.
 pub(super) async fn under_kills(cluster: &Cluster, plan: &Plan, run: usize) -> Result<UnderKills> {
     wait::until("the node to lead that is killed", PATIENCE, || lead_again(cluster)).await?;
+    let doors = STAYING.map(|index| cluster.node(index).tools()).into_iter().collect::<Result<Vec<Tools>>>()?;
+    // Whatever became of earlier changes, the first one has something to do.
+    made(&doors, 0, &json!({"name": MODEL, "pinned": false}), &mut 0).await.context("let the model go")?;
     cluster.converged(PATIENCE).await?;
     let before = effects_at_all(cluster).await?;
     let (is_over, chance) = (AtomicBool::new(false), Seed(plan.seed).generator(PURPOSE + run as u64));
-    let made = async {
-        let made = Box::pin(make_all(cluster, plan)).await;
+    let changes = async {
+        let found = Box::pin(make_all(&doors, plan)).await;
         is_over.store(true, Ordering::SeqCst);
-        made
+        found
     };
-    let (mut found, kills) = futures::try_join!(made, Box::pin(kill_until(cluster, &is_over, chance)))?;
+    let (mut found, kills) = futures::try_join!(changes, Box::pin(kill_until(cluster, &is_over, chance)))?;
     cluster.converged(PATIENCE).await?;
     found.kills = kills;
     let wanted = Effects::of(plan.writes as u64);
@@ -178,14 +181,12 @@ pub(super) async fn under_kills(cluster: &Cluster, plan: &Plan, run: usize) -> R
 }
 
 /// Makes one change after the other, each when it is due or, after a kill, as soon as those before it are made.
-async fn make_all(cluster: &Cluster, plan: &Plan) -> Result<UnderKills> {
-    let doors = STAYING.map(|index| cluster.node(index).tools()).into_iter().collect::<Result<Vec<Tools>>>()?;
-    let (begin, mut found) = (Instant::now(), UnderKills::default());
-    let mut due = begin;
+async fn make_all(doors: &[Tools], plan: &Plan) -> Result<UnderKills> {
+    let (mut due, mut found) = (Instant::now(), UnderKills::default());
     for number in 0..plan.writes {
         wait::pause_until(due).await;
         let asked = change(plan.seed, "kills", number);
-        match made(&doors, number, &asked, &mut found.attempts).await {
+        match made(doors, number, &asked, &mut found.attempts).await {
             Ok(()) => found.acknowledged.push(due.elapsed().as_secs_f64()),
             Err(error) => {
                 eprintln!("a change was not acknowledged: {error:#}");
@@ -196,7 +197,7 @@ async fn make_all(cluster: &Cluster, plan: &Plan) -> Result<UnderKills> {
             for earlier in [number - 1, number] {
                 // At the other node than the first time.
                 let asked = change(plan.seed, "kills", earlier);
-                made(&doors, earlier + 1, &asked, &mut 0).await.context("send a change once more")?;
+                made(doors, earlier + 1, &asked, &mut 0).await.context("send a change once more")?;
                 found.repeated += 1;
             }
         }
@@ -212,7 +213,7 @@ async fn made(doors: &[Tools], first: usize, asked: &Value, attempts: &mut u64) 
     let mut said = "no answer".to_owned();
     for door in doors.iter().cycle().skip(first % doors.len().max(1)) {
         *attempts += 1;
-        match timeout_at(end, door.call(TOOL, asked)).await {
+        match Box::pin(timeout_at(end, door.call(TOOL, asked))).await {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(error)) => said = error.to_string(),
             Err(_) => break,
