@@ -31,6 +31,7 @@ mod refusal;
 pub(crate) mod rules;
 mod server;
 pub(crate) mod socket;
+pub(crate) mod sse;
 mod tasks;
 
 use self::fixtures::Fixtures;
