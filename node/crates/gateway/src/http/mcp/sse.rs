@@ -2,11 +2,11 @@
 //! is answered goes out on the stream.
 //!
 //! The protocol has dropped it, and rmcp has no such transport: rmcp serves each stream over two queues here, and this
-//! is the shell around them. It is there only where `mcp.legacy_sse` is set. Always: who may call, hosts, origins, forms
-//! and sizes are as at `/mcp`; a stream is its opener's and nobody else's; streams, what waits for a reader, and calls
-//! under way are bounded; a stream that ends takes its calls along. It lives at one node and dies with it. A message
-//! for a stream that is not here is refused at once, and never passed on: another node would have to believe this one
-//! who its caller is.
+//! is the shell around them. It is there only where `mcp.legacy_sse` is set. Always: who may call, hosts, origins,
+//! forms and sizes are as at `/mcp`; a stream is its opener's and nobody else's; streams, what waits for a reader, and
+//! calls under way are bounded; a stream that ends takes its calls along. It lives at one node and dies with it. A
+//! message for a stream that is not here is refused at once, and never passed on: another node would have to believe
+//! this one who its caller is.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
