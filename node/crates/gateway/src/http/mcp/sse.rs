@@ -16,7 +16,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, Response, StatusCode, Uri, header};
+use axum::http::{HeaderValue, Response, StatusCode, Uri, header};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -141,8 +141,6 @@ fn open(door: &OpenDoor, streams: &Streams, request: Request) -> Response<Body> 
             let headers = response.headers_mut();
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            // Proxies that collect an answer before they pass it on would hold back every message.
-            headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
             response
         }
         Err(error) => Refusal::of(error).into_response(),
@@ -188,8 +186,8 @@ fn own_node(door: &OpenDoor) -> NodeId {
 
 /// The stream that a message is for; empty where none is named.
 fn id_in(uri: &Uri) -> &str {
-    let pairs = uri.query().unwrap_or_default().split('&');
-    pairs.filter_map(|pair| pair.strip_prefix(ID_KEY)).next().unwrap_or_default()
+    let mut pairs = uri.query().unwrap_or_default().split('&');
+    pairs.find_map(|pair| pair.strip_prefix(ID_KEY)).unwrap_or_default()
 }
 
 /// The node that gave a stream its id.
