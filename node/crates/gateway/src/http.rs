@@ -217,6 +217,9 @@ pub fn router(parts: Parts) -> Router {
         .route("/tasks", get(tasks::list))
         .route("/tasks/{id}", get(tasks::show))
         .route("/tasks/{id}/cancel", post(tasks::cancel));
+    if door.parts.config.mcp.legacy_sse {
+        router = router.merge(mcp::sse::routes(&door));
+    }
     for api in Api::ALL {
         router = router.route(api.path(), inference(api));
     }

@@ -6,6 +6,7 @@ mod lab;
 mod lists;
 mod mcp;
 mod mcp_fixtures;
+mod mcp_sse;
 mod names;
 mod overload;
 mod places;
