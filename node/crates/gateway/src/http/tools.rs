@@ -1,5 +1,5 @@
-//! The tools over plain HTTP: `GET /tools` shows them, `POST /tools/NAME` calls one, `GET /openapi.json` describes both.
-//! For scripts, and for programs that speak no MCP.
+//! The tools over plain HTTP: `GET /tools` shows them, `POST /tools/NAME` calls one, `GET /openapi.json` describes
+//! both. For scripts, and for programs that speak no MCP.
 //!
 //! Handlers only translate. Who may call, from which pages, what is checked and what is written down is the same as at
 //! `/mcp`; a refusal has its code's HTTP status and says what to do next. What takes long is waited for, or answered
