@@ -22,8 +22,10 @@ use serde_json::Value;
 use ollamax_tools::Caller;
 
 use crate::http::{OpenDoor, body, edge, loopback};
+use crate::mem::MemKeys;
 use crate::toolbox::Toolbox;
 
+mod approval;
 mod fixtures;
 mod listen;
 mod progress;
@@ -31,14 +33,15 @@ mod refusal;
 pub(crate) mod rules;
 mod server;
 pub(crate) mod socket;
+mod state;
 mod tasks;
 
 use self::fixtures::Fixtures;
-use self::fixtures::keys::MemKeys;
 use self::fixtures::questions::Questions;
 use self::listen::Watched;
 use self::refusal::Refusal;
 use self::server::Server;
+use self::state::Seal;
 
 /// Bytes of one message: as many as a call's arguments may have, and what frames them.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 20;
@@ -84,7 +87,9 @@ pub(crate) fn service(door: &OpenDoor) -> Service {
         .enforce_origin_validation();
     let sessions = Arc::new(NeverSessionManager::default());
     if door.parts.config.conformance_fixtures {
-        let fixtures = Fixtures::new(server, Arc::new(MemKeys::draw()));
+        // A node without a cluster seals with a key of its own.
+        let keys = door.parts.tools.keys().unwrap_or_else(|| Arc::new(MemKeys::draw()));
+        let fixtures = Fixtures::new(server, Seal::new(keys));
         let service = StreamableHttpService::new(move || Ok(fixtures.clone()), sessions, config);
         return Service::Fixtures(service, Questions::new(Arc::clone(&door.parts.node)));
     }

@@ -138,6 +138,42 @@ impl Toolbox {
         self.catalogue.answer(&told(task))
     }
 
+    /// The answer of a call whose caller was asked before its task was opened: no, or what comes of it. Who comes again
+    /// with the same answer hears the same.
+    pub(super) async fn decided(
+        &self,
+        caller: &Caller,
+        task: TaskView,
+        yes: bool,
+        progress: &Progress,
+    ) -> Result<Value, ToolError> {
+        let task = if task.is_waiting() { self.decide_once(caller, task, yes).await? } else { task };
+        if yes {
+            return self.waited(task, progress).await;
+        }
+        // What was cancelled before it began was denied, whoever did it.
+        let (id, status) = (&task.id, &task.status);
+        let (message, next) = if status == "cancelled" && task.attempt == 0 {
+            let message = format!("it was not approved, and nothing was done; task {id} is cancelled");
+            (message, "call the tool again to be asked again".to_owned())
+        } else {
+            let message = format!("the question had the answer yes before; task {id} is {status}");
+            (message, format!("ollamax task cancel {id}"))
+        };
+        Err(ToolError::new(ErrorCode::PreconditionFailed, message, next))
+    }
+
+    /// Another node may have been told the answer at the same time: what is on record then counts.
+    async fn decide_once(&self, caller: &Caller, task: TaskView, yes: bool) -> Result<TaskView, ToolError> {
+        match self.decide_task(caller, &task.id, yes).await {
+            Ok(task) => Ok(task),
+            Err(error) => {
+                let found = self.task(caller, &task.id)?;
+                if found.is_waiting() { Err(error) } else { Ok(found) }
+            }
+        }
+    }
+
     /// A task, when it is over, waits for somebody, or the time is.
     ///
     /// # Errors

@@ -89,7 +89,7 @@ fn takes_tasks() -> Value {
 }
 
 /// A request of a client with these capabilities.
-fn asked(method: &str, name: &str, able: Value, mut params: Value) -> Request<Body> {
+pub(crate) fn asked(method: &str, name: &str, able: Value, mut params: Value) -> Request<Body> {
     let mut meta = params["_meta"].as_object().cloned().unwrap_or_default();
     meta.insert("io.modelcontextprotocol/protocolVersion".to_owned(), json!(MODERN));
     meta.insert("io.modelcontextprotocol/clientCapabilities".to_owned(), able);
@@ -131,7 +131,7 @@ async fn begun(tasks: &MemTasks) -> String {
     }
 }
 
-fn completed(tasks: &MemTasks, id: &str) {
+pub(crate) fn completed(tasks: &MemTasks, id: &str) {
     tasks.set(id, |task| {
         task.status = "completed".to_owned();
         task.result = Some(json!({"nodes": ["n1"]}));

@@ -31,15 +31,14 @@ use tokio::sync::broadcast::error::RecvError;
 use ollamax_tools::Caller;
 
 use super::server::Server;
+use super::state::Seal;
 
-pub(crate) mod keys;
 pub(crate) mod questions;
 
 mod jobs;
 mod rounds;
 mod things;
 
-use self::keys::{Keys, Seal};
 use self::rounds::Round;
 
 /// How long a list may be thought to hold.
@@ -69,10 +68,10 @@ pub(crate) struct Fixtures {
 // === impl Fixtures ===
 
 impl Fixtures {
-    pub(crate) fn new(server: Server, keys: Arc<dyn Keys>) -> Self {
+    pub(crate) fn new(server: Server, seal: Seal) -> Self {
         let shown = things::tools().into_iter().chain(rounds::tools()).chain(jobs::tools()).collect();
         let (changes, _) = broadcast::channel(CHANGES_MAX);
-        Self { server, shown: Arc::new(shown), seal: Seal::new(keys), tasks: TaskManager::new(), changes }
+        Self { server, shown: Arc::new(shown), seal, tasks: TaskManager::new(), changes }
     }
 
     fn has(&self, tool: &str) -> bool {
