@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use ollamax_tools::views::TaskView;
 use ollamax_tools::{Caller, Permission, Progress, TASK_WAIT_MAX, Tasks, ToolError};
-use ollamax_types::{ErrorClass, ErrorCode};
+use ollamax_types::{ErrorClass, ErrorCode, TaskId};
 
 use super::Toolbox;
 
@@ -48,6 +48,11 @@ impl Toolbox {
         self.tasks.is_some()
     }
 
+    /// Where tasks are on record.
+    pub(crate) fn record(&self) -> Option<Arc<dyn Tasks>> {
+        self.tasks.clone()
+    }
+
     /// Ticks when a task may have changed; `None` where there are none.
     pub(crate) fn changes(&self) -> Option<watch::Receiver<u64>> {
         self.tasks.as_ref()?.changes()
@@ -63,6 +68,21 @@ impl Toolbox {
             Ok(_) => Err(unknown(id)),
             Err(error) if error.code.class() == ErrorClass::NotFound => Err(unknown(id)),
             Err(error) => Err(error),
+        }
+    }
+
+    /// As [`Self::task`]. A task that this node does not show, since it was begun at another one a moment ago, is found
+    /// when this node has caught up.
+    ///
+    /// # Errors
+    /// As [`Self::task`], and when nobody can say whether there is one.
+    pub(crate) async fn find_task(&self, caller: &Caller, id: &str) -> Result<TaskView, ToolError> {
+        match self.task(caller, id) {
+            Err(error) if error.code == ErrorCode::TaskNotFound && id.parse::<TaskId>().is_ok() => {
+                self.port(id)?.catch_up().await?;
+                self.task(caller, id)
+            }
+            found => found,
         }
     }
 
@@ -116,7 +136,7 @@ impl Toolbox {
     }
 
     async fn try_wish(&self, caller: &Caller, id: &str, wish: Wish) -> Result<TaskView, ToolError> {
-        self.task(caller, id)?;
+        self.find_task(caller, id).await?;
         if wish != Wish::Cancel && !caller.principal.may(Permission::Manage) {
             let message = format!("to {} a task needs the permission {}", wish.as_str(), Permission::Manage);
             return Err(ToolError::new(ErrorCode::Forbidden, message, next_of_an_administrator(id, wish)));
@@ -179,7 +199,7 @@ impl Toolbox {
     /// # Errors
     /// As [`Self::task`].
     pub(crate) async fn task_within(&self, caller: &Caller, id: &str, time: Duration) -> Result<TaskView, ToolError> {
-        let task = self.task(caller, id)?;
+        let task = self.find_task(caller, id).await?;
         Ok(told(self.catalogue.wait(task, &Progress::nobody(), time.min(TASK_WAIT_MAX)).await))
     }
 

@@ -201,7 +201,8 @@ impl ServerHandler for Server {
         context: RequestContext<RoleServer>,
     ) -> Result<GetTaskResult, ErrorData> {
         let (caller, client) = (caller_of(&context)?, Client::of(&context));
-        let task = self.tools.task(&caller, &request.task_id).map_err(|error| tasks::refused(&error))?;
+        let found = self.tools.find_task(&caller, &request.task_id).await;
+        let task = found.map_err(|error| tasks::refused(&error))?;
         Ok(GetTaskResult::new(tasks::detailed(self.tools.catalogue(), &task, client)))
     }
 
@@ -211,7 +212,8 @@ impl ServerHandler for Server {
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
         let caller = caller_of(&context)?;
-        let task = self.tools.task(&caller, &request.task_id).map_err(|error| tasks::refused(&error))?;
+        let found = self.tools.find_task(&caller, &request.task_id).await;
+        let task = found.map_err(|error| tasks::refused(&error))?;
         let Some(yes) = tasks::decision(&task, &request.input_responses)? else { return Ok(()) };
         let decided = self.tools.decide_task(&caller, &task.id, yes).await;
         decided.map(drop).map_err(|error| tasks::refused(&error))
