@@ -89,7 +89,7 @@ pub(crate) fn service(door: &OpenDoor) -> Service {
     if door.parts.config.conformance_fixtures {
         // A node without a cluster seals with a key of its own.
         let keys = door.parts.tools.keys().unwrap_or_else(|| Arc::new(MemKeys::draw()));
-        let fixtures = Fixtures::new(server, Seal::new(keys));
+        let fixtures = Fixtures::new(server, &door.parts.tools, Seal::new(keys));
         let service = StreamableHttpService::new(move || Ok(fixtures.clone()), sessions, config);
         return Service::Fixtures(service, Questions::new(Arc::clone(&door.parts.node)));
     }

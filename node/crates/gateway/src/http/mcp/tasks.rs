@@ -79,6 +79,11 @@ pub(super) fn created(catalogue: &Catalogue, task: &TaskView, client: Client) ->
 
 /// A task, with what it asks for or what came of it.
 pub(super) fn detailed(catalogue: &Catalogue, task: &TaskView, client: Client) -> DetailedTask {
+    DetailedTask::new(base(task), payload(catalogue, task, client))
+}
+
+/// What is said of every task.
+pub(super) fn base(task: &TaskView) -> Task {
     // It is kept for so long after its end, which is no sooner than its beginning.
     let kept = u64::try_from(limits::TASK_KEPT_FOR.as_millis()).unwrap_or(u64::MAX);
     let mut base = Task::new(task.id.as_str(), TaskStatus::Working, task.created_at.as_str(), task.updated_at.as_str())
@@ -87,7 +92,7 @@ pub(super) fn detailed(catalogue: &Catalogue, task: &TaskView, client: Client) -
     if !task.text.is_empty() {
         base = base.with_status_message(task.text.as_str());
     }
-    DetailedTask::new(base, payload(catalogue, task, client))
+    base
 }
 
 fn payload(catalogue: &Catalogue, task: &TaskView, client: Client) -> TaskPayload {
