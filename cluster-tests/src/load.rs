@@ -1,6 +1,7 @@
 //! The load generator: a closed loop of clients, each with one HTTP/1.1 connection and one request at a time.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -21,6 +22,10 @@ pub(crate) struct Question {
     pub(crate) address: SocketAddr,
     pub(crate) path: &'static str,
     pub(crate) body: Bytes,
+    /// Beside those of every request.
+    pub(crate) headers: &'static [(&'static str, &'static str)],
+    /// Words of a good answer; none: every answer of status 200 is good.
+    pub(crate) says: &'static str,
 }
 
 // === impl Question ===
@@ -28,12 +33,12 @@ pub(crate) struct Question {
 impl Question {
     /// A `POST` of JSON.
     pub(crate) const fn post(address: SocketAddr, path: &'static str, body: Bytes) -> Self {
-        Self { method: Method::POST, address, path, body }
+        Self { method: Method::POST, address, path, body, headers: &[], says: "" }
     }
 
     /// A `GET`.
     pub(crate) const fn get(address: SocketAddr, path: &'static str) -> Self {
-        Self { method: Method::GET, address, path, body: Bytes::new() }
+        Self { method: Method::GET, address, path, body: Bytes::new(), headers: &[], says: "" }
     }
 }
 
@@ -57,6 +62,17 @@ impl Outcome {
     pub(crate) fn per_second(&self) -> f64 {
         self.succeeded() as f64 / self.elapsed.as_secs_f64().max(f64::MIN_POSITIVE)
     }
+
+    /// Counts an answer by its first byte and its end, or a failure.
+    fn note(&mut self, answered: Result<(Duration, Duration)>) {
+        match answered {
+            Ok((first, whole)) => {
+                self.first.push(first.as_secs_f64());
+                self.whole.push(whole.as_secs_f64());
+            }
+            Err(_) => self.failed += 1,
+        }
+    }
 }
 
 /// The value below which `share` of a sorted list lies; `None` of an empty one.
@@ -77,7 +93,18 @@ pub(crate) async fn run(question: &Question, clients: usize, time: Duration) -> 
     let warm = Instant::now() + (time / 10).min(Duration::from_millis(333));
     let end = warm + time;
     let asked = join_all((0..clients).map(|_| client(question, warm, end))).await;
-    let mut total = Outcome { elapsed: time, ..Outcome::default() };
+    together(asked, time)
+}
+
+/// Has `clients` ask so many times in all, for what may not be asked as often as one likes. All of it counts.
+pub(crate) async fn run_times(question: &Question, clients: usize, times: usize) -> Outcome {
+    let (next, begin) = (AtomicUsize::new(0), Instant::now());
+    let asked = join_all((0..clients).map(|_| client_of(question, &next, times))).await;
+    together(asked, begin.elapsed())
+}
+
+fn together(asked: Vec<Outcome>, elapsed: Duration) -> Outcome {
+    let mut total = Outcome { elapsed, ..Outcome::default() };
     for one in asked {
         total.whole.extend(one.whole);
         total.first.extend(one.first);
@@ -90,37 +117,57 @@ pub(crate) async fn run(question: &Question, clients: usize, time: Duration) -> 
 
 /// One client. A failure is counted, and the next request gets a new connection.
 async fn client(question: &Question, warm: Instant, end: Instant) -> Outcome {
-    let mut outcome = Outcome::default();
-    let mut connections = JoinSet::new();
-    let mut connection = None;
+    let (mut outcome, mut client) = (Outcome::default(), Client::default());
     while Instant::now() < end {
         let begin = Instant::now();
-        let asked = async {
-            let sender = match &mut connection {
-                Some(sender) => sender,
-                empty => empty.insert(connect(question.address, &mut connections).await?),
-            };
-            ask(sender, question, begin).await
-        };
-        let answered = asked.await;
-        let counts = begin >= warm && Instant::now() <= end;
-        match answered {
-            Ok((first, whole)) if counts => {
-                outcome.first.push(first.as_secs_f64());
-                outcome.whole.push(whole.as_secs_f64());
-            }
-            Ok(_) => {}
-            Err(_) => {
-                outcome.failed += u64::from(counts);
-                connection = None;
-                tokio::task::yield_now().await;
-            }
+        let answered = client.ask(question, begin).await;
+        if begin >= warm && Instant::now() <= end {
+            outcome.note(answered);
         }
     }
     outcome
 }
 
-async fn connect(address: SocketAddr, connections: &mut JoinSet<()>) -> Result<SendRequest<Full<Bytes>>> {
+/// One client, as long as there is something left to ask.
+async fn client_of(question: &Question, next: &AtomicUsize, times: usize) -> Outcome {
+    let (mut outcome, mut client) = (Outcome::default(), Client::default());
+    while next.fetch_add(1, Ordering::Relaxed) < times {
+        outcome.note(client.ask(question, Instant::now()).await);
+    }
+    outcome
+}
+
+/// One client's connection.
+#[derive(Default)]
+struct Client {
+    sender: Option<SendRequest<Full<Bytes>>>,
+    connections: JoinSet<()>,
+}
+
+// === impl Client ===
+
+impl Client {
+    /// Asks once; a failure ends the connection.
+    async fn ask(&mut self, question: &Question, begin: Instant) -> Result<(Duration, Duration)> {
+        let answered = self.try_ask(question, begin).await;
+        if answered.is_err() {
+            self.sender = None;
+            tokio::task::yield_now().await;
+        }
+        answered
+    }
+
+    async fn try_ask(&mut self, question: &Question, begin: Instant) -> Result<(Duration, Duration)> {
+        let sender = match &mut self.sender {
+            Some(sender) => sender,
+            empty => empty.insert(connect(question.address, &mut self.connections).await?),
+        };
+        ask(sender, question, begin).await
+    }
+}
+
+/// Opens a connection, which lives in the set.
+pub(crate) async fn connect(address: SocketAddr, connections: &mut JoinSet<()>) -> Result<SendRequest<Full<Bytes>>> {
     let stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
     stream.set_nodelay(true).context("set TCP_NODELAY")?;
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.context("begin HTTP")?;
@@ -141,17 +188,27 @@ async fn ask(
         .method(&question.method)
         .uri(question.path)
         .header(header::HOST, question.address.to_string())
-        .header(header::CONTENT_TYPE, "application/json")
-        .body(Full::new(question.body.clone()))?;
-    let response = sender.send_request(request).await?;
+        .header(header::CONTENT_TYPE, "application/json");
+    let request = question.headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    let response = sender.send_request(request.body(Full::new(question.body.clone()))?).await?;
     ensure!(response.status() == 200, "status {}", response.status());
     let mut body = response.into_body();
-    let mut first = None;
+    let (mut first, mut said) = (None, Vec::<u8>::new());
     while let Some(frame) = body.frame().await {
-        frame?;
+        let frame = frame?;
         first.get_or_insert_with(|| begin.elapsed());
+        if let Some(data) = frame.data_ref().filter(|_| !question.says.is_empty()) {
+            said.extend_from_slice(data);
+        }
     }
-    Ok((first.context("an empty answer")?, begin.elapsed()))
+    let whole = begin.elapsed();
+    ensure!(holds(&said, question.says), "the answer does not say {}", question.says);
+    Ok((first.context("an empty answer")?, whole))
+}
+
+/// Whether an answer has these words.
+fn holds(said: &[u8], words: &str) -> bool {
+    words.is_empty() || said.windows(words.len()).any(|found| found == words.as_bytes())
 }
 
 #[cfg(test)]
@@ -169,6 +226,15 @@ mod tests {
         assert_eq!(percentile(&[], 0.5), None);
     }
 
+    #[test]
+    fn an_answer_is_known_by_its_words() {
+        let check = |said: &str, words: &str, expected: bool| assert_eq!(holds(said.as_bytes(), words), expected);
+        check("", "", true);
+        check("", "a", false);
+        check(r#"{"isError":false}"#, r#""isError":false"#, true);
+        check(r#"{"isError":true}"#, r#""isError":false"#, false);
+    }
+
     #[tokio::test]
     async fn counts_answers_and_failures() {
         let script = Script { slots: 8, ..Script::with_models([ModelScript::named("demo")]) };
@@ -178,6 +244,10 @@ mod tests {
         let good = run(&question, 4, Duration::from_millis(300)).await;
         assert!(good.succeeded() > 0 && good.failed == 0, "{} and {}", good.succeeded(), good.failed);
         assert!(good.first[0] <= good.whole[good.whole.len() - 1]);
+        let times = run_times(&question, 4, 10).await;
+        assert_eq!((times.succeeded(), times.failed, times.first.len()), (10, 0, 10));
+        let other = Question { says: "something else", ..question.clone() };
+        assert_eq!(run_times(&other, 2, 3).await.failed, 3);
         fake.inject(FaultRule::always(On::Inference, Fault::Busy));
         let bad = run(&question, 4, Duration::from_millis(100)).await;
         assert!(bad.succeeded() == 0 && bad.failed > 0);

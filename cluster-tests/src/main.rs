@@ -1,5 +1,5 @@
-//! `bench`: what the cluster costs. `bench gateway`, `bench metadata` (also `--against etcd`), `bench node`, `bench
-//! snapshot`, `bench transfer` and `bench endurance` print a table, or JSON with `-o json`.
+//! `bench`: what the cluster costs. `bench gateway`, `bench mcp`, `bench metadata` (also `--against etcd`), `bench
+//! node`, `bench snapshot`, `bench transfer` and `bench endurance` print a table, or JSON with `-o json`.
 //!
 //! Every number is measured in this run, on this machine, beside what it is compared with. Nothing is kept between
 //! runs. A comparison that cannot be made (no nginx) is left out; the report says so and names what to install.
@@ -13,6 +13,7 @@ mod endurance;
 mod gateway;
 mod load;
 mod machine;
+mod mcp;
 mod metadata;
 mod nginx;
 mod node;
@@ -59,6 +60,9 @@ enum Bench {
     Gateway(Options),
     /// Acknowledged writes per second and disk syncs per write; with `--against etcd` everything beside etcd.
     Metadata(MetadataOptions),
+    /// The assistants' door at three nodes: lists, calls per core, forwarded changes, a crowd, clients that leave
+    /// without a word, changes while the leader is killed, and the bridge whose node dies.
+    Mcp(McpOptions),
     /// Start, stop, memory and CPU of one daemon, and how fast it answers `/health`.
     Node(NodeOptions),
     /// Memory that a large state needs on its way to a new node, and what a cut half-way costs.
@@ -192,6 +196,37 @@ struct TransferOptions {
     /// A short form, two minutes: figures to look at, not to publish.
     #[arg(long)]
     quick: bool,
+}
+
+/// How often, how much.
+#[derive(Debug, Clone, Args)]
+struct McpOptions {
+    /// How the report is printed.
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Output,
+    /// Times that everything is measured, each in a cluster of its own.
+    #[arg(long, default_value_t = 1)]
+    runs: usize,
+    /// From what all chance is drawn. Not said: a fresh number, which the report tells.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// End with exit code 1 when an aim is missed or cannot be looked at.
+    #[arg(long)]
+    check: bool,
+    /// A short form, two minutes: figures to look at, not to publish.
+    #[arg(long)]
+    quick: bool,
+}
+
+impl McpOptions {
+    const fn repeats(&self) -> Repeats {
+        Repeats { output: self.output, runs: self.runs, check: self.check }
+    }
+
+    fn plan(&self) -> Result<mcp::Plan> {
+        ensure!((1..=100).contains(&self.runs), "--runs must be 1 to 100");
+        Ok(mcp::Plan::of(self.runs, self.seed.unwrap_or_else(|| RandomState::new().hash_one(0)), self.quick))
+    }
 }
 
 impl TransferOptions {
@@ -343,6 +378,10 @@ async fn main() -> Result<ExitCode> {
             options.check()?;
             (options.repeats.clone(), gateway::measure(&options).await?)
         }
+        Bench::Mcp(options) => {
+            let plan = options.plan()?;
+            (options.repeats(), Box::pin(mcp::measure(&plan)).await?)
+        }
         Bench::Metadata(options) => options.measure().await?,
         Bench::Node(options) => {
             check(&options.repeats, options.seconds)?;
@@ -431,6 +470,23 @@ mod tests {
         for words in [&["--minutes", "0"][..], &["--kill-every-seconds", "10"], &["--rate", "0"]] {
             assert!(parse(words).is_err(), "{words:?}");
         }
+    }
+
+    #[test]
+    fn the_assistants_door_is_measured_once_and_whole_unless_something_else_is_said() {
+        let parse = |words: &[&str]| -> Result<McpOptions, clap::Error> {
+            let words = ["bench", "mcp"].iter().chain(words);
+            match Arguments::try_parse_from(words)?.bench {
+                Bench::Mcp(options) => Ok(options),
+                _ => Err(clap::Error::new(clap::error::ErrorKind::InvalidSubcommand)),
+            }
+        };
+        let plan = |words: &[&str]| parse(words).expect("valid").plan().expect("valid");
+        let whole = plan(&["--check"]);
+        assert_eq!(whole, mcp::Plan::of(1, whole.seed, false));
+        assert_eq!(plan(&["--quick", "--runs", "3", "--seed", "9", "-o", "json"]), mcp::Plan::of(3, 9, true));
+        assert!(parse(&["--runs", "0"]).expect("parses").plan().is_err());
+        assert!(parse(&["--clients", "64"]).is_err());
     }
 
     #[test]

@@ -76,6 +76,8 @@ pub(crate) struct NodeConfig {
     pub(crate) registry: gateway::RegistryConfig,
     /// Tools for assistants and scripts.
     pub(crate) tools: ToolsSection,
+    /// The Model Context Protocol.
+    pub(crate) mcp: gateway::McpConfig,
     /// Joining without an administrator.
     pub(crate) cluster: ClusterSection,
     /// Backups of the replicated state.
@@ -312,6 +314,12 @@ impl NodeConfig {
             problems.push(error.to_string());
         }
         problems
+    }
+
+    /// The clients' door, and what assistants find there.
+    #[must_use]
+    pub(crate) fn door(&self) -> gateway::Config {
+        gateway::Config { mcp: self.mcp.clone(), ..self.api.clone() }
     }
 
     /// The scheduler's numbers; the number of slots is the runtime's.

@@ -213,7 +213,7 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
     tasks.spawn(follow::tasks::follow(node.around.slot.clone(), tools.clone(), stops.engines.clone()));
     let door = gateway::http::Door {
         listener: api,
-        config: start.config.api.clone(),
+        config: start.config.door(),
         node: clients,
         tools: tools.clone(),
         registry: shared.registry.clone(),

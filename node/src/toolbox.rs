@@ -8,6 +8,9 @@ use ollamax_family_models as models;
 use ollamax_tools::ports::Ports;
 use ollamax_tools::{Catalogue, DeclarationError, Families};
 
+#[cfg(test)]
+mod page;
+
 /// The families there are.
 pub(crate) const FAMILIES: [&str; 5] = ["cluster", "health", "inference", "models", "tools"];
 
@@ -25,6 +28,9 @@ pub(crate) fn fill(ports: &Ports, named: &[String]) -> Result<Catalogue, Declara
 
 #[cfg(test)]
 mod tests {
+    use prometheus::Registry;
+
+    use ollamax_gateway::Toolbox;
     use ollamax_tools::mem::MemPorts;
     use ollamax_tools::{Permission, Principal, Tool};
 
@@ -34,6 +40,9 @@ mod tests {
     const TOKENS_MAX: usize = 10_000;
     /// Bytes of JSON that make a token, at least: what is measured is too much rather than too little.
     const BYTES_PER_TOKEN: usize = 3;
+
+    /// The page of the tools.
+    const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/user/tools.md");
 
     fn catalogue() -> Catalogue {
         fill(&MemPorts::default().ports(), &[]).expect("declared well")
@@ -89,5 +98,29 @@ mod tests {
         insta::with_settings!({snapshot_path => "expected", prepend_module_to_snapshot => false, omit_expression => true}, {
             insta::assert_snapshot!("tools", written());
         });
+    }
+
+    #[test]
+    fn the_document_of_the_tools_over_http_is_the_one_that_was_agreed() {
+        let toolbox = Toolbox::new(catalogue(), &Registry::new()).expect("new names");
+        let mut document = toolbox.openapi(&Principal::of_socket(0));
+        document["info"]["version"] = "that of the release".into();
+        let written = serde_json::to_string_pretty(&document).expect("JSON");
+        insta::with_settings!({snapshot_path => "expected", prepend_module_to_snapshot => false, omit_expression => true}, {
+            insta::assert_snapshot!("openapi", written);
+        });
+    }
+
+    #[test]
+    fn the_page_of_the_tools_says_what_they_declare() {
+        let (catalogue, everybody) = (catalogue(), Principal::of_socket(0));
+        let made = page::page(&catalogue.listed(&everybody).collect::<Vec<_>>(), &FAMILIES);
+        // After a wanted change, as above.
+        if std::env::var_os("INSTA_UPDATE").is_some_and(|wish| wish == "always") {
+            std::fs::write(PAGE, &made).expect("written");
+        }
+        let there = std::fs::read_to_string(PAGE).expect("docs/user/tools.md is there");
+        let first = there.lines().zip(made.lines()).find(|(there, made)| there != made);
+        assert!(there == made, "docs/user/tools.md is not what the tools declare: {first:?}");
     }
 }

@@ -16,6 +16,9 @@ pub(crate) enum ToolCommand {
         /// Its name
         name: String,
     },
+    /// The same tools over HTTP, as an OpenAPI document
+    #[command(name = "openapi", after_help = "Example:\n  ollamax tool openapi > openapi.json")]
+    OpenApi,
     /// Call a tool and show its result
     #[command(after_help = "Examples:
   ollamax tool call health_check

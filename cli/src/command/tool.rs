@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 
-use ollamax_proto::v1::{CallToolRequest, ListToolsRequest, ToolView};
+use ollamax_proto::v1::{CallToolRequest, ListToolsRequest, ShowOpenApiRequest, ToolView};
 
 use crate::args::{CallArgs, Global, Output, ToolCommand};
 use crate::client;
@@ -22,6 +22,7 @@ pub(crate) async fn run(global: &Global, command: ToolCommand) -> Result<(), Fai
     match command {
         ToolCommand::List => list(global).await,
         ToolCommand::Describe { name } => describe(global, name).await,
+        ToolCommand::OpenApi => openapi(global).await,
         ToolCommand::Call(args) if args.waits() => {
             tokio::select! {
                 // In this order: Ctrl-C is listened to before anything is begun.
@@ -53,6 +54,18 @@ async fn describe(global: &Global, name: String) -> Result<(), Failure> {
         return output::json("Tool", declared(tool));
     }
     output::text(&page(tool))
+}
+
+/// A file for other programs: as it is, also for people.
+async fn openapi(global: &Global) -> Result<(), Failure> {
+    let told = client::connect_tools(global).await?.show_open_api(ShowOpenApiRequest {}).await?.into_inner();
+    let Ok(document) = serde_json::from_str::<Value>(&told.document_json) else {
+        return Err(Failure::new(1, "what the daemon told is no OpenAPI document", "", "ollamax tool list"));
+    };
+    if global.output == Output::Json {
+        return output::json("OpenApi", json!({"document": document}));
+    }
+    output::line(&pretty(&document))
 }
 
 async fn call(global: &Global, args: CallArgs) -> Result<(), Failure> {

@@ -16,9 +16,9 @@ use ollamax_proto::v1::{
     ModelCopy, ModelLeft, ModelView, MoveReply, MoveView, NewBackupKeyReply, NodeLabel, NodeView, OutlookReply,
     PullProgress, RaftMember, RaftStatusReply, RaftView, RangeReply, RemoveNodeReply, RenewLeaseReply, Resident,
     RetryTaskReply, RevokeLeaseReply, RevokeTokenReply, RunMigrationsReply, Runtime, RuntimeProgress, SetSettingReply,
-    Setting, Shortage, SourceProgress, StatusReply, TakeSnapshotReply, Token, ToolView, TransferLeadershipReply,
-    TxnReply, VerifyNews, WishChange, WishChanges, WishView, check, export_part, kv_effect, migration, model_left,
-    raft_status_reply, reach_back_reply, runtime, wish_change, wish_view,
+    Setting, Shortage, ShowOpenApiReply, SourceProgress, StatusReply, TakeSnapshotReply, Token, ToolView,
+    TransferLeadershipReply, TxnReply, VerifyNews, WishChange, WishChanges, WishView, check, export_part, kv_effect,
+    migration, model_left, raft_status_reply, reach_back_reply, runtime, wish_change, wish_view,
 };
 
 use crate::daemon::{Answer, Script, told};
@@ -74,6 +74,7 @@ pub(crate) fn script() -> Script {
         ("ListSettings", told(&ListSettingsReply { settings: vec![knob()], more: false, view: None })),
         ("SetSetting", told(&SetSettingReply { revision: 45, term: 2 })),
         ("ListTools", told(&ListToolsReply { tools: vec![tool()] })),
+        ("ShowOpenApi", told(&openapi())),
         ("CallTool", told(&tasks::answered(r#"{"status":"ok","node":"n1","problems":[]}"#))),
         ("ListTasks", told(&ListTasksReply { tasks: vec![tasks::failed(), tasks::working(), tasks::waiting()] })),
         ("GetTask", told(&GetTaskReply { task: Some(tasks::completed()) })),
@@ -88,6 +89,10 @@ pub(crate) fn script() -> Script {
         ("RunMigrations", run_of(migration(migration::Status::Applied))),
         ("CheckUpgrade", told(&CheckUpgradeReply { checks: vec![quorum(), way_back()], view: status().view })),
     ])
+}
+
+fn openapi() -> ShowOpenApiReply {
+    ShowOpenApiReply { document_json: r#"{"openapi":"3.1.0","paths":{"/tools/health_check":{}}}"#.to_owned() }
 }
 
 fn tool() -> ToolView {

@@ -92,7 +92,7 @@ const PAGES: &[(&str, &[&str])] = &[
             "wait --for members=3",
         ],
     ),
-    ("tool", &["tool list", "tool describe health_check", "tool call health_check"]),
+    ("tool", &["tool list", "tool describe health_check", "tool call health_check", "tool openapi"]),
     (
         "task",
         &[

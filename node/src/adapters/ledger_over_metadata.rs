@@ -21,6 +21,7 @@ use ollamax_core::catalog::{
     Answer, BoundBlob, Command, CopyCourse, Fault, How, PlanKind, Refusal, Replicas, UNSAID_VERSION, View, Want, Wish,
     places_kept, read,
 };
+use ollamax_core::health::Health;
 use ollamax_core::placement::{Planned, Site, Unfit, plan_pull};
 use ollamax_metadata as metadata;
 use ollamax_metadata::ProposeError;
@@ -225,6 +226,18 @@ impl Ledger for LedgerOverMetadata {
         let copies = read::locations_of(&*self.metadata.view(), name).unwrap_or_default();
         holders(Some(digest), None, &copies)
     }
+
+    fn away(&self) -> BTreeSet<NodeId> {
+        let Ok(sites) = Sites::now(&*self.metadata.view(), &self.scheduler) else { return BTreeSet::new() };
+        // One that was not heard in all that time since this node began is off too.
+        let is_unheard = self.since.elapsed() >= HEAR_TIMEOUT;
+        let is_away = |site: &&Site| match site.health {
+            Health::Dead => !site.is_self,
+            Health::Unknown => is_unheard && !site.is_self,
+            Health::Alive | Health::Suspect => false,
+        };
+        sites.all().iter().filter(is_away).map(|site| site.node).collect()
+    }
 }
 
 /// The change that puts on record what somebody asks for. A version that is known is the round's from its start, and
@@ -319,8 +332,8 @@ fn assignment(node: NodeId, wish: &Wish, holders: &BTreeSet<NodeId>) -> Option<A
 fn on_record(view: &dyn View, ask: &Ask) -> Result<(Ask, bool), Fault> {
     let Some(wish) = read::wish(view, &ask.name)? else { return Ok((ask.clone(), false)) };
     let Some(replicas) = places_kept(view, &wish)? else { return Ok((ask.clone(), false)) };
-    let is_pinned = pin_of(view, &ask.name)?.is_some();
-    let goes_on = !is_pinned && wish.plan.is_some() && ask.want.as_ref() == Some(&wish.want);
+    let is_of_version = pin_of(view, &ask.name)?.is_none_or(|pin| wish.digest == Some(pin));
+    let goes_on = is_of_version && wish.plan.is_some() && ask.want.as_ref() == Some(&wish.want);
     Ok((Ask { replicas, is_said: wish.declared, ..ask.clone() }, goes_on))
 }
 
@@ -346,7 +359,8 @@ fn judge(ask: &Ask, sites: &Sites, holders: &BTreeSet<NodeId>, waited: Duration)
     if !sites.are_clear && waited < HEAR_TIMEOUT {
         return Judgement::NotKnownYet;
     }
-    Judgement::Impossible(LedgerError::Impossible { fits: of.saturating_sub(why.len()), of, why })
+    let (replicas, fits) = (ask.replicas.clone(), of.saturating_sub(why.len()));
+    Judgement::Impossible(LedgerError::Impossible { replicas, fits, of, why })
 }
 
 /// Whether so many copies are fewer than somebody said. The plan would make them without a word.

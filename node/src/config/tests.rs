@@ -134,6 +134,15 @@ fn bad_values_of_all_crates_are_reported_at_once() {
 }
 
 #[test]
+fn the_clients_door_gets_what_is_set_for_assistants() {
+    let door = |toml: &str| load(toml).expect("valid").config.door();
+    assert!(!door("").mcp.legacy_sse);
+    let set = door("[api]\nconnections_max = 7\n[mcp]\nlegacy_sse = true\n");
+    assert!(set.mcp.legacy_sse && set.connections_max == 7, "{set:?}");
+    load("[api.mcp]\nlegacy_sse = true\n").expect_err("it stands at one place");
+}
+
+#[test]
 fn a_bucket_needs_its_way_and_a_folder_its_whole_path() {
     let check = |toml: &str, subject: &str| {
         let problems = load(&format!("[backup]\n{toml}\n")).expect_err(subject);

@@ -1,4 +1,4 @@
-//! `api.*`: the clients' door.
+//! `api.*`: the clients' door; `mcp.*`: what assistants find there.
 //!
 //! Callers have no keys in this release, so the door opens on loopback alone unless the administrator says otherwise;
 //! [`Config::validate`] refuses the combination that would open it by accident, and names every other problem too.
@@ -33,6 +33,17 @@ pub struct Config {
     pub pull: Pull,
     /// Show at /mcp also what the official suite of MCP looks for; for tests, and on loopback alone. Since 0.1.
     pub conformance_fixtures: bool,
+    /// The `mcp` table: it stands beside `api` in the configuration, and the assembly puts it here.
+    #[serde(skip)]
+    pub mcp: McpConfig,
+}
+
+/// The `mcp` table of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct McpConfig {
+    /// Answer also assistants that know HTTP+SSE alone (revision 2024-11-05), at /sse and /messages. Since 0.1.
+    pub legacy_sse: bool,
 }
 
 /// Who may have models pulled over HTTP.
@@ -61,6 +72,7 @@ impl Default for Config {
             body_idle_timeout_ms: 30_000,
             pull: Pull::default(),
             conformance_fixtures: false,
+            mcp: McpConfig::default(),
         }
     }
 }

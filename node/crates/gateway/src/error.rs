@@ -170,6 +170,14 @@ impl ApiError {
         Self { retry_after: Some(Duration::from_secs(10)), ..Self::new(ErrorCode::Overloaded, message) }
     }
 
+    /// One caller asks too often: not this door is full, and nobody else has to wait.
+    #[must_use]
+    pub fn too_often(code: ErrorCode, message: impl Into<String>, after: Duration) -> Self {
+        // Who comes back a part of a second too early is refused again.
+        let whole = after.as_secs().saturating_add(u64::from(after.subsec_nanos() > 0));
+        Self { status: 429, retry_after: Some(Duration::from_secs(whole)), ..Self::new(code, message) }
+    }
+
     /// Nobody answered; `sent` is the model as the client wrote it. Not-found texts are Ollama's, three variants.
     #[must_use]
     pub fn of_dispatch(api: Api, sent: &str, error: &DispatchError) -> Self {
@@ -286,6 +294,22 @@ mod tests {
         check(Reason::NodeOffline, 503, "runtime_unavailable", Some("60"));
         check(Reason::RunnerCrashed, 502, "runtime_failed", None);
         check(Reason::StalePlacement, 404, "model_not_found", None);
+    }
+
+    #[test]
+    fn who_asks_too_often_is_told_the_whole_seconds_after_which_there_is_room() {
+        let check = |after_ms: u64, expected: &str| {
+            let error = ApiError::too_often(ErrorCode::Overloaded, "slowly", Duration::from_millis(after_ms));
+            let response = error.into_response(Shape::Ollama);
+            let header = |name: &str| response.headers().get(name).map(|value| value.to_str().expect("text"));
+            assert_eq!(response.status().as_u16(), 429, "{after_ms}");
+            assert_eq!((header("x-ollamamax-error"), header("retry-after")), (Some("overloaded"), Some(expected)));
+        };
+        check(0, "1");
+        check(100, "1");
+        check(1_000, "1");
+        check(1_001, "2");
+        check(59_900, "60");
     }
 
     #[test]

@@ -213,9 +213,13 @@ pub fn router(parts: Parts) -> Router {
         .route("/mcp", assistants)
         .route("/tools", get(tools::list))
         .route("/tools/{name}", post(tools::call))
+        .route("/openapi.json", get(tools::openapi))
         .route("/tasks", get(tasks::list))
         .route("/tasks/{id}", get(tasks::show))
         .route("/tasks/{id}/cancel", post(tasks::cancel));
+    if door.parts.config.mcp.legacy_sse {
+        router = router.merge(mcp::sse::routes(&door));
+    }
     for api in Api::ALL {
         router = router.route(api.path(), inference(api));
     }

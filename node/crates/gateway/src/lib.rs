@@ -19,7 +19,7 @@ mod order;
 mod samples;
 mod toolbox;
 
-pub use config::{Config, Pull};
+pub use config::{Config, McpConfig, Pull};
 pub use error::{ApiError, Shape};
 pub use inference::{InferenceSlot, inference_port};
 pub use lab::Config as RegistryConfig;

@@ -18,6 +18,7 @@ use crate::inference::InferenceSlot;
 use crate::metrics::{ToolMetrics, UNKNOWN_TOOL};
 use crate::ports::Keys;
 
+mod openapi;
 mod tasks;
 
 /// Characters of a call's arguments in the log.

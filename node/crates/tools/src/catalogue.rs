@@ -25,7 +25,7 @@ use crate::principal::{Caller, Principal};
 use crate::progress::Progress;
 use crate::rate::Rates;
 use crate::task;
-use crate::tool::{Call, How, Tool};
+use crate::tool::{Call, How, Limits, Tool};
 use crate::views::TaskView;
 use crate::work::Work;
 
@@ -33,6 +33,8 @@ use crate::work::Work;
 pub const ARGUMENTS_BYTES_MAX: usize = 256 << 10;
 /// Tools that a catalogue shows to anybody.
 pub const TOOLS_MAX: usize = 40;
+/// The bucket of a caller's calls of tools that do not exist; no tool has this name.
+const NO_TOOL: &str = "";
 /// How long a call waits for its task.
 pub const TASK_WAIT_MAX: Duration = Duration::from_secs(45);
 
@@ -127,7 +129,8 @@ impl Catalogue {
     ///
     /// # Errors
     /// When there is no such tool; when the caller may not call it, or not so often; when the arguments do not fit;
-    /// when the tool fails, takes too long, or answers too much; when no task can be opened.
+    /// when the tool fails, takes too long, or answers too much; when no task can be opened. Calls that are refused
+    /// count as calls.
     pub async fn start(
         &self,
         caller: Caller,
@@ -143,8 +146,7 @@ impl Catalogue {
     /// # Errors
     /// As [`Catalogue::start`].
     pub async fn start_as(&self, call: Call, name: &str, arguments: Value) -> Result<Started, CallError> {
-        let tool = self.find(name).ok_or_else(|| CallError::UnknownTool(shortened(name)))?;
-        self.admit(tool, &call.caller.principal, &arguments, Instant::now())?;
+        let tool = self.admitted(&call.caller.principal, name, &arguments)?;
         let limit = tool.spec().limits.timeout;
         // What a panic leaves behind is this call's alone. Who speaks to the caller may wait for an answer for ever.
         let run = AssertUnwindSafe(self.begin(tool, call, arguments)).catch_unwind();
@@ -163,9 +165,7 @@ impl Catalogue {
     /// # Errors
     /// As those of [`Catalogue::start`] that are told before the tool runs.
     pub fn check(&self, caller: &Caller, name: &str, arguments: &Value) -> Result<(), CallError> {
-        let tool = self.find(name).ok_or_else(|| CallError::UnknownTool(shortened(name)))?;
-        self.admit(tool, &caller.principal, arguments, Instant::now())?;
-        Ok(tool.check(arguments)?)
+        Ok(self.admitted(&caller.principal, name, arguments)?.check(arguments)?)
     }
 
     /// Calls a tool, and waits for its task up to [`TASK_WAIT_MAX`]; one that is not over then is told as it stands.
@@ -258,16 +258,32 @@ impl Catalogue {
         tasks.open(&call.caller, asked).await
     }
 
+    /// The tool that a call may run.
+    fn admitted(&self, principal: &Principal, name: &str, arguments: &Value) -> Result<&Tool, CallError> {
+        let now = Instant::now();
+        let Some(tool) = self.find(name) else {
+            self.pace(principal, NO_TOOL, Limits::READ.calls_per_minute, now)?;
+            return Err(CallError::UnknownTool(shortened(name)));
+        };
+        self.admit(tool, principal, arguments, now)?;
+        Ok(tool)
+    }
+
+    /// Takes a call from what the caller has left of a tool: first of all, so that who is refused for something else
+    /// does not get to ask without end.
+    fn pace(&self, principal: &Principal, tool: &'static str, per_minute: u32, now: Instant) -> Result<(), ToolError> {
+        let Err(wait) = self.rates.take(principal.subject(), tool, per_minute, now) else { return Ok(()) };
+        let which = if tool == NO_TOOL { "a tool that does not exist" } else { tool };
+        let message = format!("{which} may be called {per_minute} times in a minute");
+        let next = format!("try again in {} ms", wait.as_millis());
+        Err(ToolError { retry_after: Some(wait), ..ToolError::new(ErrorCode::Overloaded, message, next) })
+    }
+
     /// Whether a call may run.
     fn admit(&self, tool: &Tool, principal: &Principal, arguments: &Value, now: Instant) -> Result<(), ToolError> {
         let spec = tool.spec();
+        self.pace(principal, spec.name, spec.limits.calls_per_minute, now)?;
         permit(tool, principal)?;
-        if let Err(wait) = self.rates.take(principal.subject(), spec.name, spec.limits.calls_per_minute, now) {
-            let per_minute = spec.limits.calls_per_minute;
-            let message = format!("{} may be called {per_minute} times in a minute", spec.name);
-            let next = format!("try again in {} ms", wait.as_millis());
-            return Err(ToolError::new(ErrorCode::Overloaded, message, next));
-        }
         // Sizes are told by the text; who sent it has it in memory anyway.
         let limit = if spec.task { TASK_ARGUMENTS_BYTES_MAX } else { ARGUMENTS_BYTES_MAX };
         if arguments.to_string().len() > limit {

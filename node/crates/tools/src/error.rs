@@ -3,6 +3,8 @@
 //! A tool that does not exist is an error of the protocol. Everything else is the tool's answer, which says what to do
 //! next, so that an assistant can mend its call by itself.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use ollamax_types::ErrorCode;
@@ -17,6 +19,8 @@ pub struct ToolError {
     pub message: String,
     /// What to do about it: a call, or a command to type. Empty where the message says it.
     pub next: String,
+    /// When the same call may be made again, where this caller, and nobody else, called too often.
+    pub retry_after: Option<Duration>,
 }
 
 /// Why a call has no result.
@@ -46,7 +50,7 @@ impl ToolError {
     /// Puts one together.
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { code, message: message.into(), next: next.into() }
+        Self { code, message: message.into(), next: next.into(), retry_after: None }
     }
 
     /// The form in which callers read it.

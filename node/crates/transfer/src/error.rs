@@ -294,7 +294,7 @@ mod tests {
     use std::io;
     use std::path::Path;
 
-    use ollamax_core::catalog::Refusal;
+    use ollamax_core::catalog::{Refusal, Replicas};
     use ollamax_core::placement::Unfit;
 
     use super::*;
@@ -336,9 +336,9 @@ mod tests {
         let no_room = Unfit::NoRoom { needed_bytes: 12_100_000_000, free_bytes: 3_000_000_000 };
         let why = vec![(NodeId(2), no_room), (NodeId(3), Unfit::Gateway)];
         let text = "it fits on 1 of 3 nodes (node 2: 12.1 GB needed, 3.0 GB free; node 3 is a gateway)";
-        check(LedgerError::Impossible { fits: 1, of: 3, why }.into(), ErrorCode::PreconditionFailed, text);
-        let bare = LedgerError::Impossible { fits: 1, of: 2, why: Vec::new() };
-        check(bare.into(), ErrorCode::PreconditionFailed, "it fits on 1 of 2 nodes");
+        let impossible = |of, why| LedgerError::Impossible { replicas: Replicas::Count(2), fits: 1, of, why };
+        check(impossible(3, why).into(), ErrorCode::PreconditionFailed, text);
+        check(impossible(2, Vec::new()).into(), ErrorCode::PreconditionFailed, "it fits on 1 of 2 nodes");
         let failed = LedgerError::Failed { code: ErrorCode::OutcomeUnknown, text: "no answer".to_owned() };
         check(failed.into(), ErrorCode::OutcomeUnknown, "no answer");
     }

@@ -258,13 +258,15 @@ impl Handle {
     pub async fn ask(&self, ask: Ask) -> Result<OverviewWatch, PullError> {
         let place = self.place_of_watcher().ok_or(PullError::TooManyWatchers(PULL_WATCHERS_MAX))?;
         let (name, replicas, ledger) = (ask.name.clone(), ask.replicas.clone(), &self.0.service.means.ledger);
+        let is_unsaid = !ask.is_said && ask.version.is_none();
         let asked = match ledger.ask(ask.clone()).await {
             // A leader that went away may have put it on record; whoever asks again then joins it.
             Err(LedgerError::Failed { code: ErrorCode::OutcomeUnknown, .. }) => ledger.ask(ask).await,
             asked => asked,
         };
         let round = asked.map_err(PullError::Ledger)?;
-        Ok(self.follow(Follower::new(Arc::clone(&self.0.service), name, round, replicas), place))
+        let follower = Follower::new(Arc::clone(&self.0.service), name, round, replicas);
+        Ok(self.follow(if is_unsaid { follower.without_the_dead() } else { follower }, place))
     }
 
     /// Watches a wish that is on record, without asking for anything. `None` also when no more can watch.

@@ -3,7 +3,8 @@
 //! A version that this node does not have it makes its own first: from the nodes that have it, else by a wish, for
 //! which the registry is asked once. So there is one way for bytes into a node and one out of it, and whoever asks next
 //! is served from the disk. Always holds: nothing is given that lies neither in the store nor in a file on its way, and
-//! a file that does not come to its end breaks off. Whoever asks and leaves ends nothing. A wish for what does not
+//! a file that does not come to its end breaks off. Whoever asks and leaves ends nothing. What people want stays on
+//! record as they said it: where they named other nodes, this one pulls for itself. A machine's wish for what does not
 //! exist is taken back, and of those that stay machines have so many at most that people have room for theirs.
 
 use std::fmt;
@@ -200,39 +201,47 @@ impl Lab {
         offered_by(&board).await
     }
 
-    /// Has the cluster ask the registry. A wish for so many copies wherever they fit stays that.
+    /// Has the cluster ask the registry. A wish that is on record stays as it is; where it names other nodes, which
+    /// cannot give it, this one pulls by itself.
     async fn ask_outside(&self, asked: &Asked, place: &Arc<OwnedSemaphorePermit>) -> Result<Offered, PullError> {
         self.note(asked, "origin");
         let ledger = &self.service.means.ledger;
         let before = ledger.plan(&asked.name);
         let insecure = before.as_ref().is_some_and(|wish| wish.insecure);
-        let replicas = match before.map(|wish| wish.replicas) {
-            Some(replicas @ (Replicas::Count(_) | Replicas::All)) => replicas,
-            held @ (Some(Replicas::Nodes(_)) | None) => {
-                if held.is_none() {
+        let (replicas, is_said) = match before.as_ref().map(|wish| wish.replicas.clone()) {
+            Some(Replicas::Nodes(nodes)) if !nodes.contains(&self.service.node) => {
+                return self.pull_alone(asked, insecure).await;
+            }
+            Some(replicas) if replicas != self.here_alone() => (replicas, false),
+            Some(_) | None => {
+                if before.is_none() {
                     self.check_lent()?;
                 }
-                self.take_back_in_vain(asked.name.clone(), Arc::clone(place));
-                self.here_alone()
+                if before.as_ref().is_none_or(is_lent) {
+                    self.take_back_in_vain(asked.name.clone(), Arc::clone(place));
+                }
+                (self.here_alone(), true)
             }
         };
         let (name, asked_by) = (asked.name.clone(), asked.asked_by.clone());
-        // Here alone is meant so, whatever is on record: who is named there cannot give it.
-        let is_said = matches!(replicas, Replicas::Nodes(_));
         let ask = Ask { name, replicas, is_said, want: None, insecure, version: None, asked_by };
         match self.handle.ask(ask).await {
             Ok(wish) => self.of_wish(asked, wish).await,
-            // Nobody knows wishes: this node pulls by itself.
-            Err(PullError::Ledger(LedgerError::NeedsVersion { .. })) => {
-                let digest = self.service.pull(spec_of(asked)).await?.now().digest;
-                let found = match digest {
-                    Some(digest) => self.here(digest).await?,
-                    None => None,
-                };
-                found.ok_or(PullError::Stopping)
-            }
+            // Nobody knows wishes.
+            Err(PullError::Ledger(LedgerError::NeedsVersion { .. })) => self.pull_alone(asked, insecure).await,
             Err(error) => Err(error),
         }
+    }
+
+    /// This node pulls by itself, and nothing goes on record.
+    async fn pull_alone(&self, asked: &Asked, insecure: bool) -> Result<Offered, PullError> {
+        let spec = PullSpec { insecure, ..spec_of(asked) };
+        let digest = self.service.pull(spec).await?.now().digest;
+        let found = match digest {
+            Some(digest) => self.here(digest).await?,
+            None => None,
+        };
+        found.ok_or(PullError::Stopping)
     }
 
     /// Whether machines may have one wish more.

@@ -5,7 +5,8 @@
 //! One that is not heard has the model when that is on record.
 //! What was told of a file is not taken back while the version stays the same. It is over when all nodes of the plan
 //! hold the version, when the others have failed for good, or when nobody wishes it any more; a new round of the same
-//! name is followed like the one before.
+//! name is followed like the one before. Whoever said nothing of places waits for no node that is taken for dead, as
+//! soon as another one has the version.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,6 +83,8 @@ pub(crate) struct Follower {
     is_seen: bool,
     /// When each node was last heard.
     heard: BTreeMap<NodeId, Instant>,
+    /// Nodes that are taken for dead are not waited for.
+    leaves_the_dead: bool,
     /// Since when nothing more can come unless the leader plans anew.
     failed_at: Option<Instant>,
 }
@@ -262,9 +265,15 @@ impl Follower {
     pub(crate) fn new(service: Arc<Service>, name: ModelName, round: u64, replicas: Replicas) -> Self {
         let overview = Overview { name, round, digest: None, replicas, copies: Vec::new(), is_over: false };
         let (began, heard) = (Instant::now(), BTreeMap::new());
-        let mut follower = Self { service, overview, began, is_seen: false, heard, failed_at: None };
+        let (is_seen, leaves_the_dead, failed_at) = (false, false, None);
+        let mut follower = Self { service, overview, began, is_seen, heard, leaves_the_dead, failed_at };
         follower.look();
         follower
+    }
+
+    /// The same for somebody who said nothing of places: nodes that are taken for dead get it when they are back.
+    pub(crate) fn without_the_dead(self) -> Self {
+        Self { leaves_the_dead: true, ..self }
     }
 
     /// What is known at the beginning.
@@ -340,6 +349,9 @@ impl Follower {
             self.end_when(is_final, &PullError::Cancelled);
         } else if let Some(error) = self.in_vain(&wish, plan) {
             self.end_when(!is_of_the_node(error.code()), &error);
+        } else if self.is_left_to_the_dead() {
+            // The leader may have others take their places.
+            self.overview.is_over = self.has_waited();
         } else {
             self.failed_at = None;
         }
@@ -366,12 +378,25 @@ impl Follower {
         (!self.overview.has_copy()).then_some(PullError::Elsewhere { node, code, text })
     }
 
+    /// Whether some node has it, and all that do not yet are taken for dead.
+    fn is_left_to_the_dead(&self) -> bool {
+        self.leaves_the_dead && self.overview.has_copy() && {
+            let away = self.service.means.ledger.away();
+            self.overview.open_nodes().is_subset(&away)
+        }
+    }
+
     /// Ends it, at once or when the leader has had its time to plan anew.
     fn end_when(&mut self, is_final: bool, error: &PullError) {
-        let since = *self.failed_at.get_or_insert_with(Instant::now);
-        if is_final || since.elapsed() >= PLAN_WAIT {
+        let has_waited = self.has_waited();
+        if is_final || has_waited {
             self.overview.end(error);
         }
+    }
+
+    /// Whether the leader has had its time to plan anew.
+    fn has_waited(&mut self) -> bool {
+        self.failed_at.get_or_insert_with(Instant::now).elapsed() >= PLAN_WAIT
     }
 
     fn ask(&self, node: NodeId) -> Told {

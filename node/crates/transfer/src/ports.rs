@@ -302,6 +302,8 @@ pub trait Ledger: Send + Sync + 'static {
     fn log_time(&self) -> Timestamp;
     /// Who has this version of a model, as this node knows it.
     fn holders(&self, name: &ModelName, digest: Digest) -> BTreeSet<NodeId>;
+    /// Members that this node takes for dead, or has never heard: they do nothing before they are heard.
+    fn away(&self) -> BTreeSet<NodeId>;
 }
 
 /// What is on record of a file.
@@ -397,6 +399,8 @@ pub enum LedgerError {
     /// There are fewer nodes for it than were asked for.
     #[error("it fits on {fits} of {of} nodes{}", reasons(why))]
     Impossible {
+        /// Where it is wanted, by what was asked for or is on record.
+        replicas: Replicas,
         /// On how many it fits.
         fits: usize,
         /// How many were wanted.

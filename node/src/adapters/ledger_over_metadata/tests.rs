@@ -1,8 +1,7 @@
 //! What follows from the record is a table; what is told is told to a cluster of one.
 
 use ollamax_core::catalog::mem::MemView;
-use ollamax_core::catalog::{CLUSTER_VERSION, Cordon, Failure, Key, Location, Mutation, Plan, Record};
-use ollamax_core::health::Health;
+use ollamax_core::catalog::{CLUSTER_VERSION, Cordon, Failure, Key, Location, Model, Mutation, Pin, Plan, Record};
 use ollamax_types::{ModelRecord, SpareRule};
 
 use super::*;
@@ -196,14 +195,14 @@ fn a_member_that_is_never_heard_keeps_nobody_waiting() {
     sites.are_clear = false;
     let both = Ask { replicas: Replicas::Nodes(nodes(&[1, 2])), ..asked() };
     assert_eq!(judge(&both, &sites, &BTreeSet::new(), HEAR_TIMEOUT / 2), Judgement::NotKnownYet, "it may be heard yet");
-    let impossible = || {
-        let why = vec![(NodeId(2), Unfit::NoRuntime)];
-        Judgement::Impossible(LedgerError::Impossible { fits: 1, of: 2, why })
+    let impossible = |ask: &Ask| {
+        let (replicas, why) = (ask.replicas.clone(), vec![(NodeId(2), Unfit::NoRuntime)]);
+        Judgement::Impossible(LedgerError::Impossible { replicas, fits: 1, of: 2, why })
     };
-    assert_eq!(judge(&both, &sites, &BTreeSet::new(), HEAR_TIMEOUT), impossible());
+    assert_eq!(judge(&both, &sites, &BTreeSet::new(), HEAR_TIMEOUT), impossible(&both));
     // Two that somebody said are two; where nobody says a number, one is better than none.
     let two = Ask { replicas: Replicas::Count(2), ..asked() };
-    assert_eq!(judge(&two, &sites, &BTreeSet::new(), HEAR_TIMEOUT), impossible());
+    assert_eq!(judge(&two, &sites, &BTreeSet::new(), HEAR_TIMEOUT), impossible(&two));
     assert_eq!(judge(&Ask { is_said: false, ..two }, &sites, &BTreeSet::new(), HEAR_TIMEOUT), Judgement::Fits);
     let one = Ask { replicas: Replicas::Count(1), ..asked() };
     assert_eq!(judge(&one, &sites, &BTreeSet::new(), HEAR_TIMEOUT), Judgement::Fits);
@@ -230,6 +229,17 @@ fn who_says_nothing_of_places_asks_for_what_is_on_record() {
     let failure = Failure { code: ErrorCode::DiskFull, text: "full".to_owned(), at: Timestamp(2), by_hand: false };
     let failed = Wish { failures: BTreeMap::from([(NodeId(1), failure)]), ..three() };
     check("it came to nothing", Some(failed), Replicas::Count(2), false, false);
+    let of_pinned = |version: u8| {
+        let pin = Pin { digest: Digest([version; 32]), by: "admin".to_owned(), at: Timestamp(1) };
+        let model = Model { pin: Some(pin), ..Model::new(name(), Timestamp(1)) };
+        let mut view = MemView::default();
+        view.write(&[
+            Mutation::Put(Key::Model(name().key()), Record::Model(Box::new(model))),
+            Mutation::Put(Key::Wish(name().key()), Record::Wish(Box::new(three()))),
+        ]);
+        on_record(&view, &Ask { is_said: false, want: Some(Want::default()), ..asked() }).map(|(_, goes_on)| goes_on)
+    };
+    assert_eq!((of_pinned(1), of_pinned(2)), (Ok(true), Ok(false)), "one that is pinned goes on with its version");
 }
 
 fn ledger_of(world: &World) -> LedgerOverMetadata {
@@ -284,11 +294,12 @@ async fn a_question_without_a_word_of_places_joins_the_wish_that_is_on_record() 
 async fn what_is_asked_and_told_is_on_record_and_what_has_to_be_done_follows_it() {
     let world = World::start(CLUSTER_VERSION).await;
     let ledger = ledger_of(&world);
-    let impossible = |of, why| Err(LedgerError::Impossible { fits: 0, of, why });
-    assert_eq!(ledger.ask(asked()).await, impossible(1, vec![(NODE, Unfit::NoRuntime)]));
+    let impossible =
+        |ask: &Ask, of, why| Err(LedgerError::Impossible { replicas: ask.replicas.clone(), fits: 0, of, why });
+    assert_eq!(ledger.ask(asked()).await, impossible(&asked(), 1, vec![(NODE, Unfit::NoRuntime)]));
     let unknown = Ask { replicas: Replicas::Nodes(nodes(&[9, 1, 9])), ..asked() };
     let why = vec![(NODE, Unfit::NoRuntime), (NodeId(9), Unfit::Removed)];
-    assert_eq!(ledger.ask(unknown).await, impossible(2, why));
+    assert_eq!(ledger.ask(unknown.clone()).await, impossible(&unknown, 2, why));
     assert_eq!(ledger.plan(&name()), None, "nothing was asked");
 
     world.let_models_in(1 << 40);

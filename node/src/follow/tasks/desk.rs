@@ -112,7 +112,7 @@ pub(super) fn outcome(answer: Result<Value, ToolError>, cancel_asked: bool) -> O
         }
         Err(_) if cancel_asked => Some(TaskOutcome::Cancelled),
         Err(ToolError { code: ErrorCode::Draining, .. }) => None,
-        Err(ToolError { code, message, next }) => {
+        Err(ToolError { code, message, next, .. }) => {
             Some(TaskOutcome::Failed { code, text: cut(&message), next: cut(&next) })
         }
     }

@@ -192,6 +192,11 @@ pub fn locations_of(view: &dyn View, model: &ModelName) -> Result<Vec<Location>,
     all(view, &KeyRange::LocationsOf(model.key()), as_location)
 }
 
+/// Whether some node has a copy of a model, of whichever version.
+pub(super) fn is_held(view: &dyn View, model: &ModelName) -> Result<bool, Fault> {
+    Ok(!first(view, &KeyRange::LocationsOf(model.key()), 1, as_location)?.is_empty())
+}
+
 /// All copies of all models, by model.
 ///
 /// # Errors

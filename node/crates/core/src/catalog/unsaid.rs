@@ -1,13 +1,13 @@
 //! Where copies are wanted when nobody says it.
 //!
 //! Always holds: whoever says nothing of places takes no copy from those who said something. What is on record stays,
-//! unless it came to nothing: somebody failed, nobody is at it, and no node that was to have the version does. Members
-//! that left are not asked for again.
+//! unless it came to nothing: somebody failed, nobody is at it, and no node has a copy of the name, whichever version.
+//! Members that left are not asked for again.
 
-use ollamax_types::{NodeId, Role};
+use ollamax_types::{ErrorCode, NodeId, Role};
 
 use super::read;
-use super::record::{Member, Replicas, Wish};
+use super::record::{Failure, Member, Replicas, Wish};
 use super::view::{Fault, View};
 
 /// Copies where nobody says a number and nothing is on record; one where no two can.
@@ -40,28 +40,25 @@ pub(super) fn holds(view: &dyn View, wish: &Wish, node: NodeId) -> Result<bool, 
     Ok(held.is_some_and(|location| location.model.digest == digest))
 }
 
-/// What a person removed is no failure of the wish, and one that nobody has planned yet is on its way.
+/// What a person removed or ended is no failure of the wish, and one that nobody has planned yet is on its way. Where a
+/// version of before is there, what failed was only to renew it.
 fn came_to_nothing(view: &dyn View, wish: &Wish) -> Result<bool, Fault> {
-    if wish.failures.values().all(|failure| failure.by_hand) {
+    let is_ended = |failure: &Failure| failure.by_hand || failure.code == ErrorCode::PullCancelled;
+    if wish.failures.values().all(is_ended) || read::is_held(view, &wish.name)? {
         return Ok(false);
     }
     let Some(plan) = &wish.plan else { return Ok(true) };
-    for node in plan.targets.iter().chain([&plan.ingester]) {
-        if holds(view, wish, *node)? {
-            return Ok(false);
-        }
-    }
     let has_failed = |node: &NodeId| wish.failures.contains_key(node);
     Ok(has_failed(&plan.ingester) || plan.targets.iter().all(has_failed))
 }
 
 #[cfg(test)]
 mod tests {
-    use ollamax_types::{Digest, ErrorCode, Incarnation, ModelName, ModelRecord, PeerId, Timestamp};
+    use ollamax_types::{Digest, Incarnation, ModelName, ModelRecord, PeerId, Timestamp};
 
     use super::*;
     use crate::catalog::mem::MemView;
-    use crate::catalog::record::{Failure, Key, Location, MemberState, Plan, Record};
+    use crate::catalog::record::{Key, Location, MemberState, Plan, Record};
     use crate::catalog::view::Mutation;
 
     const VERSION: Digest = Digest([1; 32]);
@@ -100,12 +97,14 @@ mod tests {
         }
     }
 
-    fn copy(node: u64, digest: Digest) -> Mutation {
+    fn copy(node: u64, digest: Digest) -> [Mutation; 2] {
         let (node, details_json) = (NodeId(node), "{}".to_owned());
         let (weights, modified_at, capabilities) = (digest, Timestamp(0), vec![]);
         let model =
             ModelRecord { name: name(), digest, weights, size_bytes: 1, modified_at, details_json, capabilities };
-        Mutation::Put(Key::NodeModel(node, name().key()), Record::Location(Location { node, model }))
+        let location = Location { node, model };
+        [Key::NodeModel(node, name().key()), Key::Location(name().key(), node)]
+            .map(|key| Mutation::Put(key, Record::Location(location.clone())))
     }
 
     fn member(id: u64, role: Role, state: MemberState) -> Mutation {
@@ -129,9 +128,9 @@ mod tests {
 
     #[test]
     fn what_is_on_record_stays_unless_it_came_to_nothing() {
-        let check = |what: &str, wish: &Wish, copies: &[Mutation], stays: bool| {
+        let check = |what: &str, wish: &Wish, copies: &[[Mutation; 2]], stays: bool| {
             let mut view = MemView::default();
-            view.write(copies);
+            view.write(&copies.concat());
             let expected = stays.then_some(Replicas::Count(3));
             assert_eq!(places_kept(&view, wish), Ok(expected), "{what}");
         };
@@ -147,7 +146,11 @@ mod tests {
         check("one has failed, and one is at it", &resolved(&[(2, false)]), &[], true);
         check("people removed all", &resolved(&[(1, true), (2, true)]), &[], true);
         check("whoever asks the registry has failed", &resolved(&[(1, false)]), &[], false);
-        check("another version does not count", &resolved(&[(1, false)]), &[copy(2, Digest([2; 32]))], false);
+        let before = [copy(1, Digest([2; 32])), copy(3, Digest([2; 32]))];
+        check("a version of before is there, and nobody got the new one", &resolved(&[(1, false)]), &before, true);
+        check("the same of a version that is not known", &wish(None, &[1, 2], &[(1, false)]), &before, true);
+        check("and its nodes are none of the plan", &wish(None, &[2], &[(2, false)]), &before, true);
+        check("there is no such name", &wish(None, &[1, 2], &[(1, false)]), &[], false);
         check("all have failed", &resolved(&[(1, false), (2, false)]), &[], false);
         check("its nodes were taken out of it", &wish(None, &[], &[(1, false)]), &[], false);
         let declared = Wish { declared: true, ..resolved(&[(1, false)]) };

@@ -1,12 +1,13 @@
 //! The plan of one round of a wish: which nodes shall have the model, and which of them asks the registry.
 //!
-//! Always holds: a first plan names fit nodes only. A plan that is on record changes as little as can be: a target that
-//! is dead, or told a failure that another node may not have, gives way to a fit one where the wish leaves the choice;
-//! where nobody else is fit it stays, and so do the others. What passes by itself moves nothing: a runtime that starts
-//! again, a node that is being emptied. The room of a planned node is its own to judge, as what has come already lies
-//! on its disk. A node that told such a failure is not planned again in its round. A round is over when its targets
-//! have the model, unless more were asked for than it began with: a node that falls silent afterwards makes no new
-//! copy, and neither does a copy that a person removed, or that went with a store which is not there just now.
+//! Always holds: a first plan names fit nodes only, and of those that are named none whose copy a person removed before
+//! the round. A plan that is on record changes as little as can be: a target that is dead, or told a failure that
+//! another node may not have, gives way to a fit one where the wish leaves the choice; where nobody else is fit it
+//! stays, and so do the others. What passes by itself moves nothing: a runtime that starts again, a node that is being
+//! emptied. The room of a planned node is its own to judge, as what has come already lies on its disk. A node that told
+//! such a failure is not planned again in its round. A round is over when its targets have the model, unless more were
+//! asked for than it began with: a node that falls silent afterwards makes no new copy, and neither does a copy that a
+//! person removed, or that went with a store which is not there just now.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -70,11 +71,13 @@ impl Round<'_> {
             Replicas::Count(count) => fit.into_iter().take(wanted(*count)).collect(),
             Replicas::All => fit.into_iter().take(WISH_TARGETS_MAX).collect(),
             Replicas::Nodes(nodes) => {
+                let staying = |node: &NodeId| !self.was_given_up(*node);
                 let unfit = self.unfit();
-                if !unfit.is_empty() {
+                let targets: Vec<NodeId> = nodes.iter().copied().filter(staying).collect();
+                if targets.is_empty() || unfit.iter().any(|(node, _)| staying(node)) {
                     return Planned::Impossible(unfit);
                 }
-                nodes.clone()
+                targets
             }
         };
         match self.best_ingester(&targets) {

@@ -4,14 +4,16 @@
 //! wishes every node that is named pulls for itself. A failure of one node ends the stream behind the last word of the
 //! others. A caller who leaves stops listening and nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 use tokio::time::Instant;
 use tonic::{Request, Status, Streaming};
 
-use ollamax_core::catalog::{Fault, Member, Refusal, Replicas, View, Want, Wish, models, places_kept, read};
+use ollamax_core::catalog::{
+    Cordon, Fault, Member, MemberState, Refusal, Replicas, View, Want, Wish, models, places_kept, read,
+};
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_proto::v1::models_server::Models;
@@ -226,9 +228,13 @@ pub(super) async fn wish(
     wait: bool,
     limit: Option<PullLimit>,
 ) -> Result<PullStream, AdminError> {
-    let (name, replicas, own) = (ask.name.clone(), ask.replicas.clone(), metadata.node());
+    let (name, own) = (ask.name.clone(), metadata.node());
     let name_of = names(metadata.clone());
-    let said = ask.is_said.then(|| replicas.clone());
+    let said = ask.is_said.then(|| {
+        let (metadata, name) = (metadata.clone(), name.clone());
+        let all = Box::new(move || everywhere(&*metadata.view(), &name).ok());
+        wished::Said { replicas: ask.replicas.clone(), all }
+    });
     match transfer.ask(ask).await {
         Ok(watch) => {
             let accept_by = (!wait).then(|| Instant::now() + wished::ACCEPT_WAIT);
@@ -251,7 +257,7 @@ pub(super) async fn wish(
             };
             Ok(told.map(with_record).boxed())
         }
-        Err(PullError::Ledger(LedgerError::Impossible { fits, of, why })) => {
+        Err(PullError::Ledger(LedgerError::Impossible { replicas, fits, of, why })) => {
             let why: Vec<String> = why.iter().map(|(node, unfit)| unfit.of(&name_of(*node))).collect();
             Err(impossible(&name, &replicas, (fits, of), &why.join("; ")))
         }
@@ -270,6 +276,17 @@ fn leaving(view: &dyn View, name: &ModelName) -> Result<Vec<NodeId>, Fault> {
         staying.extend(copies.filter(|copy| copy.model.digest == pin).map(|copy| copy.node));
     }
     Ok(surplus.into_iter().filter(|node| !staying.contains(node)).collect())
+}
+
+/// The members that a wish for all nodes means: who takes new copies, and is not kept away from.
+fn everywhere(view: &dyn View, name: &ModelName) -> Result<BTreeSet<NodeId>, Fault> {
+    let want = read::wish(view, name)?.map(|wish| wish.want).unwrap_or_default();
+    let is_meant = |member: &Member| {
+        let may_hold = member.role != Role::Gateway && member.state == MemberState::Active;
+        may_hold && member.cordon == Cordon::Open && member.suits(&want)
+    };
+    let members = read::members(view)?.into_iter().filter(is_meant);
+    Ok(members.map(|member| member.id).collect())
 }
 
 /// Where a model stays wanted that somebody asked for who said nothing of places; `None`: as it is for everybody.

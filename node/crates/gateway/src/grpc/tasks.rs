@@ -50,7 +50,7 @@ fn shown(task: TaskView) -> Option<v1::TaskView> {
 }
 
 fn refused(error: ToolError) -> AdminError {
-    let ToolError { code, message, next } = error;
+    let ToolError { code, message, next, .. } = error;
     let next = if next.is_empty() { LIST.to_owned() } else { next };
     AdminError::new(code, message, "", next)
 }

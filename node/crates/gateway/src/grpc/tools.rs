@@ -78,7 +78,7 @@ fn unknown(name: &str) -> AdminError {
 fn refused(error: CallError) -> AdminError {
     match error {
         CallError::UnknownTool(name) => unknown(&name),
-        CallError::Failed(ToolError { code, message, next }) => {
+        CallError::Failed(ToolError { code, message, next, .. }) => {
             let next = if next.is_empty() { LIST.to_owned() } else { next };
             AdminError::new(code, message, "", next)
         }
@@ -108,5 +108,12 @@ impl tools_server::Tools for Tools {
             Err(error) => return reply(Err(error)),
         };
         reply(self.call(caller, request.into_inner()).await)
+    }
+
+    async fn show_open_api(&self, request: Request<v1::ShowOpenApiRequest>) -> Reply<v1::ShowOpenApiReply> {
+        reply(caller_of(&request).map(|caller| {
+            let document = self.0.openapi(&caller.principal);
+            v1::ShowOpenApiReply { document_json: document.to_string() }
+        }))
     }
 }

@@ -9,9 +9,12 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use axum::middleware::Next;
 
+use ollamax_types::ErrorCode;
+
+use crate::error::{ApiError, Shape};
 use crate::http::OpenDoor;
 
 pub(crate) use self::callers::{Callers, hostname, is_own_address};
@@ -26,6 +29,9 @@ const READ: &str = "X-OllamaMax-Node,X-OllamaMax-Error,X-Request-Id";
 
 /// Lets a request in, or answers it.
 pub(crate) async fn check(State(door): State<Arc<OpenDoor>>, request: Request, next: Next) -> Response<Body> {
+    if let Some(error) = said_twice(request.headers()) {
+        return error.into_response(Shape::of_path(request.uri().path()));
+    }
     let origin = request.headers().get(header::ORIGIN).cloned();
     let asks = request.method() == Method::OPTIONS;
     let decision = door.callers.decide(asks, &host_of(&request), origin.as_ref().map(text));
@@ -47,6 +53,12 @@ pub(crate) async fn check(State(door): State<Arc<OpenDoor>>, request: Request, n
         }
     }
     response
+}
+
+/// What says twice where a request goes, or where it comes from, is read by two programs in two ways.
+fn said_twice(headers: &HeaderMap) -> Option<ApiError> {
+    let name = [header::HOST, header::ORIGIN].into_iter().find(|name| headers.get_all(name).iter().nth(1).is_some())?;
+    Some(ApiError::new(ErrorCode::BadRequest, format!("the header {name} comes more than once")))
 }
 
 /// Whether a host names this machine, also where the door serves every host: a page whose name was pointed at this

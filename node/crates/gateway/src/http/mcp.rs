@@ -3,7 +3,8 @@
 //! rmcp speaks the protocol; what is decided here is who gets to it. Always: no sessions, so that any node answers any
 //! request of either era and nothing is left of a client that goes; only programs on this machine are let in, as long
 //! as callers have no keys; host, origin, size and form are checked before the protocol sees a message. No event store
-//! is set: with one, a call would go on after its caller has left.
+//! is set: with one, a call would go on after its caller has left. What is older than that is [`sse`]'s, where it is
+//! switched on.
 
 use std::sync::Arc;
 
@@ -33,6 +34,7 @@ mod refusal;
 pub(crate) mod rules;
 mod server;
 pub(crate) mod socket;
+pub(crate) mod sse;
 mod state;
 mod tasks;
 

@@ -1,5 +1,5 @@
-//! The tools over plain HTTP: `GET /tools` shows them, `POST /tools/NAME` calls one. For scripts, and for programs that
-//! speak no MCP.
+//! The tools over plain HTTP: `GET /tools` shows them, `POST /tools/NAME` calls one, `GET /openapi.json` describes both.
+//! For scripts, and for programs that speak no MCP.
 //!
 //! Handlers only translate. Who may call, from which pages, what is checked and what is written down is the same as at
 //! `/mcp`; a refusal has its code's HTTP status and says what to do next. What takes long is waited for, or answered
@@ -34,6 +34,13 @@ pub(crate) async fn list(State(door): State<Arc<OpenDoor>>, request: Request) ->
         json!({"tools": tools.map(Tool::describe).collect::<Vec<_>>()})
     });
     answered(listed)
+}
+
+/// `GET /openapi.json`
+pub(crate) async fn openapi(State(door): State<Arc<OpenDoor>>, request: Request) -> Response<Body> {
+    let host = edge::host_of(&request);
+    let (head, _) = request.into_parts();
+    answered(caller_of(&door, &head, &host).map(|caller| door.parts.tools.openapi(&caller.principal)))
 }
 
 /// `POST /tools/{name}`
@@ -97,9 +104,13 @@ impl From<CallError> for ApiError {
                 let text = format!("there is no tool {name:?}; GET /tools lists what there is");
                 Self { status: 404, ..Self::new(ErrorCode::BadRequest, text) }
             }
-            CallError::Failed(ToolError { code, message, next }) => {
+            CallError::Failed(ToolError { code, message, next, retry_after }) => {
                 let text = if next.is_empty() { message } else { format!("{message}; {next}") };
-                if code == ErrorCode::Overloaded { Self::overloaded(text) } else { Self::new(code, text) }
+                match retry_after {
+                    Some(after) => Self::too_often(code, text, after),
+                    None if code == ErrorCode::Overloaded => Self::overloaded(text),
+                    None => Self::new(code, text),
+                }
             }
         }
     }

@@ -76,7 +76,7 @@ pub(crate) fn door() -> Router {
     door_of(&with_m(), tools(None), Config::default())
 }
 
-fn door_of(world: &World, tools: Catalogue, config: Config) -> Router {
+pub(crate) fn door_of(world: &World, tools: Catalogue, config: Config) -> Router {
     let parts = world.parts(config);
     router(Parts { tools: Toolbox::new(tools, &parts.registry).expect("new names"), ..parts })
 }
@@ -116,12 +116,12 @@ pub(crate) fn modern(method: &str, mut params: Value) -> Request<Body> {
     }
 }
 
-fn modern_call(tool: &str, arguments: Value) -> Request<Body> {
+pub(crate) fn modern_call(tool: &str, arguments: Value) -> Request<Body> {
     modern("tools/call", json!({"name": tool, "arguments": arguments}))
 }
 
 /// A request as a client of the handshake sends it.
-fn legacy(method: &str, params: Value) -> Request<Body> {
+pub(crate) fn legacy(method: &str, params: Value) -> Request<Body> {
     let body = json!({"jsonrpc": "2.0", "id": 7, "method": method, "params": params});
     with(message(body.to_string()), &[("mcp-protocol-version", LEGACY)])
 }
@@ -132,7 +132,7 @@ pub(crate) async fn json_of(response: Response<Body>) -> (u16, Value) {
     (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
 }
 
-async fn ask(router: &Router, request: Request<Body>) -> (u16, Value) {
+pub(crate) async fn ask(router: &Router, request: Request<Body>) -> (u16, Value) {
     json_of(call(router, request).await).await
 }
 

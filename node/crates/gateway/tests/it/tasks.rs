@@ -73,7 +73,7 @@ fn catalogue() -> Catalogue {
     Catalogue::new(all.map(|tool| tool.expect("declared well")).into(), &Families::All).expect("names differ")
 }
 
-fn toolbox(tasks: &MemTasks, registry: &Registry) -> Toolbox {
+pub(crate) fn toolbox(tasks: &MemTasks, registry: &Registry) -> Toolbox {
     let catalogue = catalogue().with_tasks(Arc::new(tasks.clone()));
     Toolbox::new(catalogue, registry).expect("new names").with_tasks(Arc::new(tasks.clone()))
 }

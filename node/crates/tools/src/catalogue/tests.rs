@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::mem::MemTasks;
 use crate::principal::Permission;
-use crate::tool::{Class, Example, Hints, Idempotency, Limits, Spec};
+use crate::tool::{Class, Example, Hints, Idempotency, Spec};
 
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -144,7 +144,33 @@ async fn who_calls_too_often_is_told_when_to_try_again_and_nobody_else_is_hurt()
     let refused = all.call(caller(Principal::loopback()), "look", asked()).await;
     let Err(CallError::Failed(error)) = refused else { panic!("{refused:?}") };
     assert_eq!((error.code, error.next.as_str()), (ErrorCode::Overloaded, "try again in 30000 ms"));
+    assert_eq!(error.retry_after, Some(Duration::from_secs(30)));
     assert!(all.call(caller(Principal::of_socket(1)), "look", asked()).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_are_refused_and_calls_of_nothing_count_as_calls() {
+    let limits = Limits { calls_per_minute: 2, ..Limits::READ };
+    let all = catalogue(vec![echo(Spec { limits, ..spec("look", "a") }), echo(Spec { limits, ..managing("change") })]);
+    for (name, arguments, refusal) in
+        [("look", json!({"nome": "m"}), ErrorCode::BadRequest), ("change", json!({"name": "m"}), ErrorCode::Forbidden)]
+    {
+        for expected in [refusal, refusal, ErrorCode::Overloaded] {
+            assert_eq!(code(&all, name, arguments.clone()).await, Err(expected), "{name}");
+        }
+    }
+    let nothing = async |principal: Principal| all.call(caller(principal), "nothing", json!({})).await;
+    let unknown: Result<Value, _> = Err(CallError::UnknownTool("nothing".to_owned()));
+    for _ in 0..Limits::READ.calls_per_minute {
+        assert_eq!(nothing(Principal::loopback()).await, unknown);
+    }
+    let refused = nothing(Principal::loopback()).await;
+    let Err(CallError::Failed(error)) = refused else { panic!("{refused:?}") };
+    assert_eq!((error.code, error.retry_after), (ErrorCode::Overloaded, Some(Duration::from_millis(100))));
+    assert!(error.message.contains("does not exist may be called 600 times"), "{error}");
+    // Whoever calls properly is not in the way of who does not.
+    assert_eq!(nothing(Principal::of_socket(1)).await, unknown);
+    assert!(all.call(caller(Principal::of_socket(1)), "look", json!({"name": "m"})).await.is_ok());
 }
 
 #[derive(Deserialize, Serialize, JsonSchema)]

@@ -49,6 +49,8 @@ struct State {
     blobs: BTreeMap<Digest, Bound>,
     /// Which node has which version of what.
     held: BTreeSet<(ModelName, Digest, NodeId)>,
+    /// Who is taken for dead.
+    away: BTreeSet<NodeId>,
     nodes: BTreeMap<NodeId, watch::Sender<Arc<Vec<Assignment>>>>,
     /// What nodes told of their copies.
     courses: Vec<(NodeId, CopyCourse)>,
@@ -70,6 +72,7 @@ impl MemCluster {
             wishes: BTreeMap::new(),
             blobs: BTreeMap::new(),
             held: BTreeSet::new(),
+            away: BTreeSet::new(),
             nodes: BTreeMap::new(),
             courses: Vec::new(),
         };
@@ -106,6 +109,11 @@ impl MemCluster {
     /// The record's own time, from now on; it stands still. 0, as at first: no wish says when it was asked for.
     pub fn set_log_time(&self, now: Timestamp) {
         self.lock().log_time = now;
+    }
+
+    /// These nodes are taken for dead from now on, and no others.
+    pub fn set_away(&self, nodes: impl IntoIterator<Item = NodeId>) {
+        self.lock().away = nodes.into_iter().collect();
     }
 
     /// A node has this version of a model from now on.
@@ -231,7 +239,8 @@ impl State {
             }
         };
         if of > fit.len() || fit.is_empty() {
-            return Err(LedgerError::Impossible { fits: fit.len(), of, why: Vec::new() });
+            let replicas = ask.replicas.clone();
+            return Err(LedgerError::Impossible { replicas, fits: fit.len(), of, why: Vec::new() });
         }
         fit.truncate(of);
         Ok(Plan { ingester: fit[0], targets: fit, made_at: Timestamp(0), kind: Default::default() })
@@ -432,6 +441,10 @@ impl Ledger for MemLedger {
         let copies = state.held.iter().filter(|(of, version, _)| of == name && *version == digest);
         copies.map(|(_, _, node)| *node).collect()
     }
+
+    fn away(&self) -> BTreeSet<NodeId> {
+        self.cluster.lock().away.clone()
+    }
 }
 
 fn count(number: usize) -> u32 {
@@ -508,7 +521,8 @@ mod tests {
         let cluster = MemCluster::new([ONE, TWO]);
         let one = cluster.ledger(ONE);
         let three = one.ask(ask(Replicas::Count(3))).await;
-        assert_eq!(three, Err(LedgerError::Impossible { fits: 2, of: 3, why: Vec::new() }));
+        let (replicas, why) = (Replicas::Count(3), Vec::new());
+        assert_eq!(three, Err(LedgerError::Impossible { replicas, fits: 2, of: 3, why }));
         let elsewhere = one.ask(ask(Replicas::Nodes(vec![THREE]))).await;
         assert!(matches!(elsewhere, Err(LedgerError::Impossible { fits: 0, of: 1, .. })));
         cluster.set_quorum(false);

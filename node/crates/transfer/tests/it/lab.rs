@@ -184,7 +184,27 @@ async fn what_only_a_node_has_that_is_off_is_fetched_anew() {
     assert_eq!(given(&one, asked_of(&model, &[])).await, model.manifest.digest());
     assert!(read(&one, &model).await == model.bytes);
     assert_eq!(first.origin.manifests_asked(), 2);
+    let wanted = cluster.wish(&model.name).map(|wish| wish.replicas);
+    assert_eq!(wanted, Some(Replicas::Nodes(vec![TWO])), "it is wanted where somebody said");
     one.end().await;
+}
+
+/// A machine that asked in vain once took away what a person wanted on nodes that were off.
+#[tokio::test(start_paused = true)]
+async fn what_people_want_on_other_nodes_stays_whatever_a_machine_asks_for() {
+    let cluster = MemCluster::new([ONE, TWO]);
+    let world = World { cluster: cluster.clone(), ..World::new() };
+    let absent = Model { name: name("absent"), ..world.model("tiny", 20, chunks(1)) };
+    let (node, elsewhere) = (world.start(), cluster.ledger(TWO));
+    let round = elsewhere.ask(ask_for(&absent.name, Replicas::Nodes(vec![TWO]))).await.expect("it is on record");
+    elsewhere.tell(absent.name.clone(), round, PullError::Cancelled).await.expect("it is told");
+    let wish = cluster.wish(&absent.name);
+    assert!(wish.is_some());
+    let error = manifest(&node, asked(&absent, true)).await.expect_err("nobody has it");
+    assert_eq!(error.code(), ErrorCode::ModelNotFound, "{error}");
+    sleep(MINUTE).await;
+    assert_eq!(cluster.wish(&absent.name), wish, "it stays wanted");
+    node.end().await;
 }
 
 #[tokio::test(start_paused = true)]

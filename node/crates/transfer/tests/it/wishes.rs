@@ -17,6 +17,7 @@ use ollamax_types::{CHUNK_BYTES, Digest, ErrorCode, ModelName, NodeId, Rate, Tim
 use crate::world::{LONG, Model, Node, World, ask_for, chunks, name, result, until, until_verified};
 
 mod broken_off;
+mod off;
 mod room;
 
 const ONE: NodeId = NodeId(1);

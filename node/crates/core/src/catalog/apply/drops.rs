@@ -29,6 +29,11 @@ const INSISTED: &str = "somebody insisted that it goes from there";
 /// others count.
 const STAYING_LOOKED_AT_MAX: usize = 128;
 
+/// Whether a failure is none of the node's: somebody insisted that its copy goes.
+pub(super) fn is_insisted(failure: &Failure) -> bool {
+    !failure.by_hand && failure.code == ErrorCode::PullCancelled && failure.text == INSISTED
+}
+
 /// What somebody asked for.
 #[derive(Clone, Copy)]
 pub(super) struct Order<'a> {

@@ -8,8 +8,9 @@
 //! later rounds, until the node has a copy of that name again, whoever brought it. The version goes along where a file
 //! says only where the model shall be, or somebody asks for fewer copies; then those that are too many go along too.
 //! Copies that are too many when a new round begins are noted with it, whichever version that will spread. Whoever says
-//! nothing of places leaves them as they are, and asks for what the registry has today. The same question is answered
-//! with the same round as long as a new one would begin no differently.
+//! nothing of places leaves them as they are, also where somebody removed a copy or insisted on that, and asks for what
+//! the registry has today. The same question is answered with the same round as long as a new one would begin no
+//! differently.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -82,27 +83,34 @@ pub(super) fn ask(scene: &Scene<'_>, asked: Asked<'_>) -> Step {
     let model = read::model(&draft, asked.name)?;
     model.as_ref().map_or(Ok(()), registry::check_enabled)?;
     let pinned = model.as_ref().and_then(Model::pinned);
-    let left_out = left_out(scene, &replicas, held.as_ref())?;
     let declared = asked.declared || held.as_ref().is_some_and(|wish| wish.declared);
-    if let Some(wish) = &held
-        && (&wish.replicas, wish.insecure, &wish.want, wish.declared)
-            == (&replicas, asked.insecure, asked.want, declared)
-        && pinned.is_none_or(|digest| wish.digest == Some(digest))
-        && goes_on(scene, wish, pinned, &left_out)?
+    let mut wish = begun(scene, asked.name, replicas, held.as_ref(), !asked.unsaid)?;
+    (wish.insecure, wish.want, wish.declared) = (asked.insecure, asked.want.clone(), declared);
+    let of_version = held.as_ref().filter(|held| pinned.is_none_or(|digest| held.digest == Some(digest)));
+    wish = match held.as_ref() {
+        Some(held) if kept.is_some() => {
+            let wish = Wish { failures: given_up(scene, &wish.replicas, held, model.as_ref())?, ..wish };
+            let wish = match of_version {
+                Some(held) => with_nodes(scene, wish, held, model.as_ref())?,
+                None => wish,
+            };
+            if wish.plan.is_some() { wish } else { without_too_many(scene, wish)? }
+        }
+        held => Wish { failures: left_out(scene, &wish.replicas, held)?, ..wish },
+    };
+    if let Some(held) = of_version
+        && (&held.replicas, held.insecure, &held.want, held.declared)
+            == (&wish.replicas, wish.insecure, &wish.want, wish.declared)
+        && (goes_on(scene, held, pinned, &wish.failures)?
+            || (asked.unsaid && pinned.is_some() && is_spread(scene, held, &wish.failures)?))
     {
-        return Ok(Applied::new(Vec::new(), Answer::Wish { round: wish.round }));
+        return Ok(Applied::new(Vec::new(), Answer::Wish { round: held.round }));
     }
     if held.is_none() {
         count_one_more(&draft)?;
     }
-    let mut wish = Wish { failures: left_out, ..begun(scene, asked.name, replicas, held.as_ref(), !asked.unsaid)? };
-    (wish.insecure, wish.want, wish.declared) = (asked.insecure, asked.want.clone(), declared);
-    if let Some(held) = held.filter(|held| pinned.is_none_or(|digest| held.digest == Some(digest))) {
-        wish = match (asked.unsaid, pinned) {
-            (false, _) => with_version(scene, wish, &held, asked.declared)?,
-            (true, None) if kept.is_some() => with_nodes(scene, wish, &held, model.as_ref())?,
-            (true, _) => wish,
-        };
+    if let Some(held) = of_version.filter(|_| !asked.unsaid) {
+        wish = with_version(scene, wish, held, (asked.declared, model.as_ref()))?;
     }
     if let Some(mut model) = model {
         if let Some(digest) = pinned {
@@ -122,8 +130,14 @@ pub(super) fn ask(scene: &Scene<'_>, asked: Asked<'_>) -> Step {
 /// The new round with the version of the one before, where the question is none for what the registry has today, and a
 /// node of its plan has that version: a file says only where it shall be, or there shall be fewer copies. Of fewer
 /// copies all are targets still, so that the leader has those go that are too many. Of more, so are those that are on
-/// their way: what has come takes room there already, which a first plan would ask for once more.
-fn with_version(scene: &Scene<'_>, mut wish: Wish, held: &Wish, is_from_file: bool) -> Result<Wish, Fault> {
+/// their way: what has come takes room there already, which a first plan would ask for once more. Of nodes that are
+/// named all are, where one of them failed: who is away keeps nobody from trying again.
+fn with_version(
+    scene: &Scene<'_>,
+    mut wish: Wish,
+    held: &Wish,
+    (is_from_file, model): (bool, Option<&Model>),
+) -> Result<Wish, Fault> {
     let of_places = |wish: &Wish| (wish.replicas.clone(), wish.want.clone(), wish.declared);
     let count = match (&held.replicas, &wish.replicas) {
         (Replicas::Count(before), Replicas::Count(count)) if count < before && held.want == wish.want => Some(*count),
@@ -131,7 +145,8 @@ fn with_version(scene: &Scene<'_>, mut wish: Wish, held: &Wish, is_from_file: bo
     };
     // A file that is applied again where a node could not get it wants no other version either.
     let has_failed = scene.minds_named() && held.failures.values().any(|failure| !failure.by_hand);
-    let is_placing = is_from_file && (has_failed || of_places(held) != of_places(&wish));
+    let is_moved = of_places(held) != of_places(&wish);
+    let is_placing = is_from_file && (has_failed || is_moved);
     let Some(digest) = held.digest.filter(|_| held.insecure == wish.insecure && (is_placing || count.is_some())) else {
         return Ok(wish);
     };
@@ -151,6 +166,15 @@ fn with_version(scene: &Scene<'_>, mut wish: Wish, held: &Wish, is_from_file: bo
     }
     let Some(first) = targets.first().copied() else { return Ok(wish) };
     (wish.digest, wish.size_bytes) = (Some(digest), held.size_bytes);
+    if let Replicas::Nodes(nodes) = &wish.replicas
+        && is_from_file
+        && has_failed
+        && !is_moved
+        && !nodes.iter().any(|node| is_going(model, *node))
+    {
+        let targets = nodes.clone();
+        return Ok(gone_on(scene, wish, targets, held.plan.as_ref()));
+    }
     let are_too_many = count.is_some_and(|count| targets.len() > count as usize);
     if are_too_many || !coming.is_empty() {
         targets.extend(coming);
@@ -163,33 +187,47 @@ fn with_version(scene: &Scene<'_>, mut wish: Wish, held: &Wish, is_from_file: bo
 }
 
 /// The new round with the nodes of the one before, where nobody said how many and a first plan would wait until all are
-/// there: what the registry has today comes to those that are, and the others stay wanted. A node that is still to
-/// remove its copy waits for a first plan, which takes that back.
-fn with_nodes(scene: &Scene<'_>, mut wish: Wish, held: &Wish, model: Option<&Model>) -> Result<Wish, Fault> {
+/// there: what the registry has today comes to those that are, and the others stay wanted. Who is left out is none of
+/// them. A named node that is still to remove its copy, without that anybody insisted, waits for a first plan, which
+/// takes that back.
+fn with_nodes(scene: &Scene<'_>, wish: Wish, held: &Wish, model: Option<&Model>) -> Result<Wish, Fault> {
     let Some(plan) = held.plan.as_ref().filter(|_| held.want == wish.want) else { return Ok(wish) };
-    let is_going = |node: &NodeId| model.is_some_and(|model| model.drops.contains_key(node));
     let mut targets = Vec::new();
     match &wish.replicas {
         Replicas::All => return Ok(wish),
         Replicas::Count(count) if *count <= COPIES_UNSAID && !wish.declared => return Ok(wish),
-        Replicas::Nodes(nodes) if nodes.iter().any(is_going) => return Ok(wish),
-        Replicas::Nodes(nodes) => targets.clone_from(nodes),
+        Replicas::Nodes(nodes) => {
+            targets.extend(nodes.iter().copied().filter(|node| !wish.failures.contains_key(node)));
+            if targets.iter().any(|node| is_going(model, *node)) {
+                return Ok(wish);
+            }
+        }
         Replicas::Count(count) => {
             for node in plan.targets.iter().copied() {
                 let member = read::member(scene.view, node)?;
                 let suits = member.is_some_and(|member| member.suits(&wish.want));
-                if suits && !is_going(&node) && !wish.failures.contains_key(&node) {
+                if suits && !is_going(model, node) && !wish.failures.contains_key(&node) {
                     targets.push(node);
                 }
             }
             targets.truncate(*count as usize);
         }
     }
-    let Some(first) = targets.first().copied() else { return Ok(wish) };
-    let ingester = if targets.contains(&plan.ingester) { plan.ingester } else { first };
+    Ok(gone_on(scene, wish, targets, Some(plan)))
+}
+
+/// The new round with these nodes as its plan, from its start; the ingester of before stays where it is one of them.
+fn gone_on(scene: &Scene<'_>, mut wish: Wish, targets: Vec<NodeId>, before: Option<&Plan>) -> Wish {
+    let Some(first) = targets.first().copied() else { return wish };
+    let ingester = before.map(|plan| plan.ingester).filter(|node| targets.contains(node)).unwrap_or(first);
     wish.surplus.retain(|node| !targets.contains(node));
     wish.plan = Some(Plan { ingester, targets, made_at: scene.entry.log_time, kind: PlanKind::Asked });
-    Ok(wish)
+    wish
+}
+
+/// Whether a node is still to remove its copy.
+fn is_going(model: Option<&Model>, node: NodeId) -> bool {
+    model.is_some_and(|model| model.drops.contains_key(&node))
 }
 
 /// A new round that nobody is left out of. What an earlier one knew of where it shall be goes along. `is_said`:
@@ -265,27 +303,62 @@ pub(super) fn note_surplus(surplus: &mut BTreeSet<NodeId>, nodes: impl IntoItera
 /// Who is left out of a new round from its start: where a person removed the copy, until one is there again, somebody
 /// names that node, or there are too few nodes without it.
 pub(super) fn left_out(scene: &Scene<'_>, replicas: &Replicas, held: Option<&Wish>) -> Result<Failures, Fault> {
-    let needed = match replicas {
-        Replicas::Nodes(_) => return Ok(Failures::new()),
-        Replicas::Count(count) => *count as usize,
-        Replicas::All => 1,
-    };
-    let Some(held) = held else { return Ok(Failures::new()) };
+    let Some(held) = held.filter(|_| !matches!(replicas, Replicas::Nodes(_))) else { return Ok(Failures::new()) };
     let mut kept = held.failures.clone();
     kept.retain(|_, failure| failure.by_hand);
+    let kept = without_those_back(scene, kept, held, None)?;
+    Ok(if is_enough_without(scene, &kept, replicas)? { kept } else { Failures::new() })
+}
+
+/// Who is left out where nobody says anything of places, as long as there is no copy that stays: where a person removed
+/// it, or somebody insisted that it goes. Of nodes by their names too, as nobody names them just now.
+fn given_up(scene: &Scene<'_>, replicas: &Replicas, held: &Wish, model: Option<&Model>) -> Result<Failures, Fault> {
+    let mut kept = held.failures.clone();
+    kept.retain(|node, failure| {
+        let is_wanted = !matches!(replicas, Replicas::Nodes(nodes) if !nodes.contains(node));
+        is_wanted && (failure.by_hand || drops::is_insisted(failure))
+    });
+    without_those_back(scene, kept, held, model)
+}
+
+/// Without those that have a copy again, and of which nobody insisted that it goes.
+fn without_those_back(
+    scene: &Scene<'_>,
+    mut kept: Failures,
+    held: &Wish,
+    model: Option<&Model>,
+) -> Result<Failures, Fault> {
+    let goes = |node: &NodeId| model.and_then(|model| model.drops.get(node)).is_some_and(|dropped| dropped.insisted);
     let first: Vec<NodeId> = kept.keys().copied().take(REMOVED_LOOKED_AT_MAX).collect();
     for node in first {
-        if read::node_model(scene.view, node, &held.name.key())?.is_some() {
+        if !goes(&node) && read::node_model(scene.view, node, &held.name.key())?.is_some() {
             kept.remove(&node);
         }
     }
+    Ok(kept)
+}
+
+/// A round that waits for a first plan, and leaves nobody out where too few would be left.
+fn without_too_many(scene: &Scene<'_>, wish: Wish) -> Result<Wish, Fault> {
+    let failures = wish.failures.clone();
+    let is_enough = is_enough_without(scene, &failures, &wish.replicas)?;
+    Ok(Wish { failures: if is_enough { failures } else { Failures::new() }, ..wish })
+}
+
+/// Whether enough nodes are left without these.
+fn is_enough_without(scene: &Scene<'_>, kept: &Failures, replicas: &Replicas) -> Result<bool, Fault> {
+    let needed = match replicas {
+        Replicas::Nodes(nodes) => return Ok(nodes.iter().any(|node| !kept.contains_key(node))),
+        Replicas::Count(count) => *count as usize,
+        Replicas::All => 1,
+    };
     if kept.is_empty() {
-        return Ok(kept);
+        return Ok(true);
     }
     let members = read::some_members(scene.view, MEMBERS_LOOKED_AT_MAX)?;
     let may_hold = |member: &&Member| member.is_standing() && member.role != Role::Gateway;
     let others = members.iter().filter(may_hold).filter(|member| !kept.contains_key(&member.id)).count();
-    Ok(if others < needed { Failures::new() } else { kept })
+    Ok(others >= needed)
 }
 
 /// One wish more is counted.
@@ -358,6 +431,17 @@ pub(super) fn goes_on(
     Ok(false)
 }
 
+/// Whether all nodes of the plan have the version, and nobody has failed but who is left out of the next one.
+fn is_spread(scene: &Scene<'_>, wish: &Wish, left_out: &Failures) -> Result<bool, Fault> {
+    let Some(plan) = wish.plan.as_ref().filter(|_| wish.failures == *left_out) else { return Ok(false) };
+    for node in &plan.targets {
+        if !holds(scene, wish, *node)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 fn has_failed(scene: &Scene<'_>, wish: &Wish, node: NodeId) -> Result<bool, Fault> {
     Ok(wish.failures.contains_key(&node) && !holds(scene, wish, node)?)
 }
@@ -383,10 +467,11 @@ pub(super) fn plan(scene: &Scene<'_>, round: Round<'_>, planned: Planned<'_>) ->
         wish.failures.remove(&ingester);
     }
     wish.surplus.retain(|node| !targets.contains(node));
-    // With whom a round began, it goes on as it began: more of those that were asked for are no repair.
+    // With whom a round began, it goes on as it began: more of those that were asked for are no repair. Another
+    // ingester has something new to try, and what was told before is no failure with it.
     let is_of_the_start = |plan: &&Plan| {
         let are_asked = plan.kind == PlanKind::Asked && kind == PlanKind::Asked;
-        scene.minds_coming() && are_asked && plan.made_at == wish.asked_at
+        scene.minds_coming() && are_asked && plan.ingester == ingester && plan.made_at == wish.asked_at
     };
     let made_at = wish.plan.as_ref().filter(is_of_the_start).map_or(scene.entry.log_time, |plan| plan.made_at);
     wish.plan = Some(Plan { ingester, targets: targets.to_vec(), made_at, kind });

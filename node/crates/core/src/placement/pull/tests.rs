@@ -155,6 +155,11 @@ fn named_nodes_are_taken_or_it_is_said_why_not() {
     let unfit = [(3, Unfit::Drained), (4, Unfit::NoRuntime), (5, Unfit::Dead), (9, Unfit::Removed)];
     check("why not", &named(&[1, 3, 4, 5, 9]), &sites, &impossible(&unfit));
     check("who has it asks for them", &named(&[1]), &[site(1), holder(2)], &plan(2, &[1]));
+    let removed = |nodes: &[u64]| failed(named(nodes), 2, ErrorCode::PullCancelled);
+    check("a copy was removed there before", &removed(&[1, 2]), &sites, &plan(1, &[1]));
+    let told = (2, Unfit::Told(ErrorCode::PullCancelled));
+    check("there alone", &removed(&[2]), &sites, &impossible(std::slice::from_ref(&told)));
+    check("beside one that is dead", &removed(&[1, 2, 5]), &sites, &impossible(&[told, (5, Unfit::Dead)]));
     let emptied = Site { drained: true, ..holder(2) };
     check("unless it is being emptied", &named(&[1]), &[site(1), emptied], &plan(1, &[1]));
 }

@@ -1,7 +1,8 @@
 //! What an administrator is told of a wish: each node that has a part in it, whenever something of it changes.
 //!
 //! The last message is an error where a node failed for good, this node stops, or fewer have the model than were asked
-//! for, as somebody asked otherwise meanwhile. A node that failed while another can take its place ends nothing.
+//! for, as somebody asked otherwise meanwhile. A node that failed while another can take its place ends nothing. One
+//! that is not waited for, as it is not heard, is told as such behind the others.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,6 +25,15 @@ use crate::wishfile::places;
 pub(super) const ACCEPT_WAIT: Duration = Duration::from_secs(10);
 /// What is said of a node that has no part in the plan any more.
 const REPLACED: &str = "another node takes its place";
+/// What is said of a node that is not waited for.
+const AWAY: &str = "it is not heard; it stays wanted there, and comes when the node is back";
+
+/// Where somebody said that copies are wanted.
+pub(super) struct Said {
+    pub(super) replicas: Replicas,
+    /// The nodes that all of them are just now; `None`: the record cannot be read.
+    pub(super) all: Box<dyn Fn() -> Option<BTreeSet<NodeId>> + Send + Sync>,
+}
 
 /// How nodes are called.
 pub(super) type NameOf = Arc<dyn Fn(NodeId) -> String + Send + Sync>;
@@ -37,12 +47,12 @@ struct Telling {
     accept_by: Option<Instant>,
     name_of: NameOf,
     /// Where whoever hears of it said that copies are wanted.
-    said: Option<Replicas>,
+    said: Option<Said>,
     last: Option<Arc<Overview>>,
 }
 
 /// Tells what changes. With a time, it ends when the pull is taken on, then at the latest.
-pub(super) fn told(looks: Looks, accept_by: Option<Instant>, name_of: NameOf, said: Option<Replicas>) -> PullStream {
+pub(super) fn told(looks: Looks, accept_by: Option<Instant>, name_of: NameOf, said: Option<Said>) -> PullStream {
     let telling = Telling { looks, accept_by, name_of, said, last: None };
     let steps = stream::unfold(Some(telling), |telling| async move { telling?.step().await });
     steps.flat_map(stream::iter).boxed()
@@ -63,6 +73,8 @@ impl Telling {
         };
         let mut told: Vec<Message> = self.news(&now).iter().map(|state| Ok(self.message(state))).collect();
         if now.is_over {
+            let open = now.copies.iter().map(|copy| &copy.progress).filter(|progress| !progress.is_over());
+            told.extend(open.map(|open| Ok(self.message(&ended(open, ErrorCode::PeerUnreachable, AWAY)))));
             told.extend(self.failure(&now).or_else(|| self.overtaken(&now)).map(Err));
             return Some((told, None));
         }
@@ -79,10 +91,7 @@ impl Telling {
             now.copies.iter().map(|copy| &copy.progress).filter(|state| is_new(state)).cloned().collect();
         let is_gone = |node: NodeId| !now.copies.iter().any(|copy| copy.node == node);
         let left = before.iter().filter(|copy| is_gone(copy.node) && !copy.progress.is_over());
-        news.extend(left.map(|copy| {
-            let (node, code, text) = (copy.node, ErrorCode::PullCancelled, REPLACED.to_owned());
-            PullProgress { stage: Stage::Failed(PullError::Elsewhere { node, code, text }), ..copy.progress.clone() }
-        }));
+        news.extend(left.map(|copy| ended(&copy.progress, ErrorCode::PullCancelled, REPLACED)));
         news
     }
 
@@ -100,12 +109,12 @@ impl Telling {
 
     /// What is told of a wish that is met and is not what was asked for any more, unless all have it that were meant.
     fn overtaken(&self, now: &Overview) -> Option<Status> {
-        let said = self.said.as_ref()?;
+        let Said { replicas: said, all } = self.said.as_ref()?;
         let done = now.copies.iter().filter(|copy| copy.progress.stage == Stage::Done).map(|copy| copy.node);
         let done: BTreeSet<NodeId> = done.collect();
         let is_met = match said {
             Replicas::Count(count) => done.len() >= *count as usize,
-            Replicas::All => false,
+            Replicas::All => all().is_some_and(|all| all.is_subset(&done)),
             Replicas::Nodes(nodes) => nodes.iter().all(|node| done.contains(node)),
         };
         if is_met || are_same(said, &now.replicas) {
@@ -135,6 +144,12 @@ impl Telling {
     fn error(&self, node: &str, error: &PullError) -> Status {
         AdminError::of_pull(node, error).into()
     }
+}
+
+/// A part of a wish that is not followed any more, as a node's failure that ends nothing.
+fn ended(progress: &PullProgress, code: ErrorCode, text: &str) -> PullProgress {
+    let (node, text) = (progress.node, text.to_owned());
+    PullProgress { stage: Stage::Failed(PullError::Elsewhere { node, code, text }), ..progress.clone() }
 }
 
 /// A node's failure at the end of a wish. What is on record stays wished for, and what ends that is told.
@@ -221,24 +236,30 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_asked_for_more_than_somebody_who_came_later_is_told_that_it_is_not_so() {
+        let check_among =
+            async |members: u64, what: &str, said: Replicas, now: Replicas, expected: Option<[&str; 2]>| {
+                let done = look(&[Some(Stage::Done), Some(Stage::Done)], true);
+                let over = Arc::new(Overview { replicas: now, ..(*done).clone() });
+                let name_of: NameOf = Arc::new(|node| format!("n{node}"));
+                let mut last = None;
+                let all = Box::new(move || Some((1..=members).map(NodeId).collect::<BTreeSet<NodeId>>()));
+                let said = Some(Said { replicas: said, all });
+                let mut told = told(stream::iter([over]).boxed(), None, name_of, said);
+                while let Some(message) = told.next().await {
+                    last = Some(message);
+                }
+                let error = AdminError::new(
+                    ErrorCode::PreconditionFailed,
+                    "somebody else asked for m:latest meanwhile, and that is what counts",
+                    expected.map(|[why, _]| why).unwrap_or_default(),
+                    expected.map(|[_, next]| next).unwrap_or_default(),
+                );
+                let found = last.and_then(Result::err).map(|status| format!("{status:?}"));
+                let expected = expected.map(|_| format!("{:?}", Status::from(error)));
+                assert_eq!(found, expected, "{what}");
+            };
         let check = async |what: &str, said: Replicas, now: Replicas, expected: Option<[&str; 2]>| {
-            let done = look(&[Some(Stage::Done), Some(Stage::Done)], true);
-            let over = Arc::new(Overview { replicas: now, ..(*done).clone() });
-            let name_of: NameOf = Arc::new(|node| format!("n{node}"));
-            let mut last = None;
-            let mut told = told(stream::iter([over]).boxed(), None, name_of, Some(said));
-            while let Some(message) = told.next().await {
-                last = Some(message);
-            }
-            let error = AdminError::new(
-                ErrorCode::PreconditionFailed,
-                "somebody else asked for m:latest meanwhile, and that is what counts",
-                expected.map(|[why, _]| why).unwrap_or_default(),
-                expected.map(|[_, next]| next).unwrap_or_default(),
-            );
-            let found = last.and_then(Result::err).map(|status| format!("{status:?}"));
-            let expected = expected.map(|_| format!("{:?}", Status::from(error)));
-            assert_eq!(found, expected, "{what}");
+            check_among(3, what, said, now, expected).await;
         };
         let named = |nodes: &[u64]| Replicas::Nodes(nodes.iter().copied().map(NodeId).collect());
         let count = Replicas::Count;
@@ -254,6 +275,7 @@ mod tests {
         check("fewer", count(3), count(2), Some([why, &next("--replicas 3")])).await;
         let why = "it is wanted on n1 now, and not on all nodes";
         check("one by its name", Replicas::All, named(&[1]), Some([why, &next("--replicas all")])).await;
+        check_among(2, "all have it all the same", Replicas::All, named(&[1]), None).await;
         let why = "it is wanted on 2 nodes now, and not on n2, n3";
         check("a number", named(&[2, 3]), count(2), Some([why, &next("--node n2,n3")])).await;
     }
@@ -297,6 +319,8 @@ mod tests {
             look(&[None, Some(Stage::Done)], true),
         ];
         assert_eq!(said(dropped, false, true).await, ["n1 FETCHING", "n2 FETCHING", "n1 FAILED", "n2 DONE"]);
+        let away = vec![look(&[Some(Stage::Done), Some(Stage::Waiting)], true)];
+        assert_eq!(said(away, false, true).await, ["n1 DONE", "n2 WAITING", "n2 FAILED"]);
         let stays = vec![look(&[Some(Stage::Fetching), failed()], false), look(&[Some(Stage::Done), failed()], true)];
         let expected = ["n1 FETCHING", "n2 FAILED", "n1 DONE", "pull_cancelled the pull was cancelled"];
         assert_eq!(said(stays, false, true).await, expected);

@@ -32,6 +32,9 @@ const TTL_MS: u64 = 60_000;
 /// Protocols that are spoken.
 const VERSIONS: &[ProtocolVersion] =
     &[ProtocolVersion::V_2025_06_18, ProtocolVersion::V_2025_11_25, ProtocolVersion::V_2026_07_28];
+/// Those on streams ([`super::sse`]): what has a handshake, and the revision that knows no other transport over HTTP.
+const STREAM_VERSIONS: &[ProtocolVersion] =
+    &[ProtocolVersion::V_2024_11_05, ProtocolVersion::V_2025_06_18, ProtocolVersion::V_2025_11_25];
 /// Methods that rmcp reads into types of their own. What it hands over under one of these names has other params.
 const TYPED: [&str; 9] = [
     "initialize",
@@ -57,6 +60,7 @@ pub(crate) struct Server {
     shown: Arc<BTreeMap<&'static str, Shown>>,
     /// `None`: nobody is asked here before a call begins.
     seal: Option<Seal>,
+    versions: &'static [ProtocolVersion],
 }
 
 // === impl Server ===
@@ -66,7 +70,12 @@ impl Server {
         let everybody = ollamax_tools::Principal::of_socket(0);
         let shown = tools.catalogue().listed(&everybody).map(|tool| (tool.spec().name, shown(tool))).collect();
         let seal = tools.keys().map(Seal::new);
-        Self { tools, shown: Arc::new(shown), seal }
+        Self { tools, shown: Arc::new(shown), seal, versions: VERSIONS }
+    }
+
+    /// The same view for streams.
+    pub(crate) fn for_streams(self) -> Self {
+        Self { versions: STREAM_VERSIONS, ..self }
     }
 
     /// Calls a tool: with the task for an answer where the client takes one, else with what comes of it.
@@ -140,11 +149,11 @@ impl ServerHandler for Server {
     }
 
     fn supported_protocol_versions(&self) -> Cow<'static, [ProtocolVersion]> {
-        Cow::Borrowed(VERSIONS)
+        Cow::Borrowed(self.versions)
     }
 
     async fn discover(&self, _context: RequestContext<RoleServer>) -> Result<DiscoverResult, ErrorData> {
-        let told = DiscoverResult::from_server_info(VERSIONS.to_vec(), self.get_info());
+        let told = DiscoverResult::from_server_info(self.versions.to_vec(), self.get_info());
         Ok(told.with_ttl_ms(TTL_MS).with_cache_scope(CacheScope::Public))
     }
 

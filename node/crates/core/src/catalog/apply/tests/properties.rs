@@ -11,8 +11,8 @@ use super::*;
 use crate::catalog::OnceKey;
 use crate::catalog::command::BoundBlob;
 use crate::catalog::record::{
-    Cordon, Counts, Due, How, MigrationStatus, Model, PhaseWord, PlanKind, Replicas, TaskOutcome, TaskProgress,
-    TaskState, TaskTold, Version, Want,
+    Cordon, Counts, Due, Failure, How, MigrationStatus, Model, PhaseWord, PlanKind, Replicas, TaskOutcome,
+    TaskProgress, TaskState, TaskTold, Version, Want,
 };
 use crate::catalog::txn::{Condition, Op, Operand, Relation, Txn};
 
@@ -380,18 +380,18 @@ fn check_values(view: &MemView) {
 }
 
 /// A wish lies under its name; what happened in its round came behind the question, and its plan is one that can be.
-/// Only what a person removed goes along from earlier rounds, and not into one that names its nodes.
+/// Only what a person removed, or insisted on, goes along from earlier rounds.
 fn check_wishes(view: &MemView) {
     for (key, record) in view.records() {
         let (Key::Wish(key), Record::Wish(wish)) = (key, record) else { continue };
         assert_eq!(*key, wish.name.key());
-        let came_along = |by_hand: bool| by_hand && !matches!(wish.replicas, Replicas::Nodes(_));
-        let own = wish.failures.values().filter(|failure| !came_along(failure.by_hand));
+        let came_along = |failure: &Failure| failure.code == ErrorCode::PullCancelled;
+        let own = wish.failures.values().filter(|failure| !came_along(failure));
         let times = own.map(|failure| failure.at).chain(wish.plan.iter().map(|plan| plan.made_at));
         assert!(times.min().is_none_or(|earliest| earliest >= wish.asked_at), "{wish:?}");
         let Some(plan) = &wish.plan else {
             // A version without a plan was fixed, or the plan went with the copies: either leaves a record of the name.
-            let is_fresh = wish.digest.is_none() && wish.failures.values().all(|failure| came_along(failure.by_hand));
+            let is_fresh = wish.digest.is_none() && wish.failures.values().all(came_along);
             let has_record = read::model(view, &wish.name).expect("readable").is_some();
             assert!(is_fresh || has_record, "nobody has a part: {wish:?}");
             continue;

@@ -101,7 +101,9 @@ fn whoever_says_nothing_of_places_leaves_them_and_asks_for_what_there_is_today()
     let (node, limit) = (NodeId(2), 9);
     let left = [Command::ForgetModels { node, limit }, Command::RemoveMember { node }];
     check("one of them has left", named(), &left, on(&[1]), &[1]);
-    check("one of them is to remove it still", named(), &[drop_at(&[2], false, true)], named(), &[]);
+    check("somebody insisted that one removes it", named(), &[drop_at(&[2], false, true)], named(), &[1]);
+    check("a person removed one", named(), &[gone(2)], named(), &[1]);
+    check("and all others", named(), &[gone(2), gone(1)], named(), &[]);
     let emptied = [cordon(2, Cordon::Emptying)];
     check("one of three is emptied", Replicas::Count(3), &emptied, Replicas::Count(3), &[1]);
     check("a named one is emptied", named(), &emptied, named(), &[1, 2]);
@@ -117,6 +119,72 @@ fn whoever_says_nothing_of_places_leaves_them_and_asks_for_what_there_is_today()
     let round = world.ask(plain());
     assert_eq!((world.wish("m").replicas, world.wish("m").digest), (Replicas::Count(3), Some(digest(7))));
     world.check_goes_on(plain(), round);
+}
+
+/// A pull in Ollama's words once brought back what a person had removed, or an administrator with `--force`.
+#[test]
+fn whoever_says_nothing_of_places_brings_nothing_back_that_was_removed() {
+    let check = |what: &str, replicas: Replicas, story: &[Command], targets: &[u64], left_out: &[(u64, bool)]| {
+        let mut world = World::with_copies();
+        world.check_taken([held(3, 7)]);
+        let round = world.ask(ask(replicas.clone()));
+        world.check_taken([plan(round, 1, &[1, 2, 3]), resolve(round, 1, 7)]);
+        world.check_taken(story.to_vec());
+        let round = world.ask(plain());
+        let wish = world.wish("m");
+        let planned = wish.plan.map(|plan| plan.targets).unwrap_or_default();
+        assert_eq!((wish.replicas, planned), (replicas, ids(targets)), "{what}");
+        assert_eq!(world.failed(), left_out, "{what}");
+        world.check_goes_on(plain(), round);
+        let dropped = read::model(&world.view, &name()).expect("readable").is_some_and(|model| !model.drops.is_empty());
+        let is_going = story.iter().any(|command| matches!(command, Command::DropCopies { .. })) && story.len() == 1;
+        assert_eq!(dropped, is_going, "{what}: the removal stands");
+    };
+    let (three, named) = (|| Replicas::Count(3), || on(&[1, 2, 3]));
+    let insisted = || drop_at(&[3], false, true);
+    check("by a person, of named ones", named(), &[gone(3)], &[1, 2], &[(3, true)]);
+    check("by a person, of a number", three(), &[gone(3)], &[1, 2], &[(3, true)]);
+    check("with force, of named ones", named(), &[insisted(), gone(3)], &[1, 2], &[(3, false)]);
+    check("with force, of a number", three(), &[insisted(), gone(3)], &[1, 2], &[(3, false)]);
+    check("with force, of named ones, still to go", named(), &[insisted()], &[1, 2], &[(3, false)]);
+    check("with force, of a number, still to go", three(), &[insisted()], &[1, 2], &[(3, false)]);
+    check("it is there again", named(), &[gone(3), held(3, 8)], &[1, 2, 3], &[]);
+    check("by a person, of all", Replicas::All, &[gone(3)], &[], &[(3, true)]);
+}
+
+/// A version of the registry that failed everywhere once took a copy of the one before away.
+#[test]
+fn an_update_that_fails_lowers_no_number() {
+    for replicas in [Replicas::Count(3), on(&[1, 2])] {
+        for is_known in [true, false] {
+            let (mut world, _) = World::spread(replicas.clone());
+            let round = world.ask(plain());
+            let (node, code, text) = (NodeId(1), ErrorCode::DigestMismatch, "another file".to_owned());
+            let failed = Command::TellPull { node, name: name(), round, code, text };
+            let known = is_known.then(|| resolve(round, 1, 8));
+            world.check_taken(known.into_iter().chain([failed]));
+            assert!(world.ask(plain()) > round, "it is tried again");
+            assert_eq!(world.wish("m").replicas, replicas, "{is_known}");
+        }
+    }
+}
+
+/// A pinned model whose nodes are not all there was once refused.
+#[test]
+fn a_pinned_model_goes_on_where_it_was_to_be_without_a_word_of_places() {
+    let (mut world, _) = World::spread(Replicas::Count(3));
+    world.check(pin(7), Answer::Done);
+    let round = world.wish("m").round;
+    world.check_goes_on(plain(), round); // all that are planned have it
+    world.check_taken([plan(round, 1, &[1, 2, 3])]);
+    world.check_goes_on(plain(), round); // node 3 is at it
+    let (node, code, text) = (NodeId(3), ErrorCode::DiskFull, "full".to_owned());
+    world.check_taken([Command::TellPull { node, name: name(), round, code, text }]);
+    let next = world.ask(plain());
+    let wish = world.wish("m");
+    assert!(next > round && wish.failures.is_empty(), "it is tried again");
+    assert_eq!((wish.digest, wish.plan.map(|plan| plan.targets)), (Some(digest(7)), Some(ids(&[1, 2, 3]))));
+    world.check_goes_on(plain(), next);
 }
 
 #[test]
@@ -163,16 +231,20 @@ fn a_file_that_is_applied_again_because_a_node_failed_keeps_the_version() {
         declared: true,
         unsaid: false,
     };
-    for (version, expected) in [(5, Some(digest(7))), (4, None)] {
+    // Both are planned from the start: who is away keeps nobody from trying again.
+    for (version, expected, targets) in [(5, Some(digest(7)), ids(&[1, 2])), (4, None, vec![])] {
         let mut world = World::new().at_version(version);
         world.check_taken([held(1, 7)]);
         let round = world.ask(declared());
         let (node, code, text) = (NodeId(2), ErrorCode::DiskFull, "full".to_owned());
         let failed = Command::TellPull { node, name: name(), round, code, text };
         world.check_taken([plan(round, 1, &[1, 2]), resolve(round, 1, 7), failed]);
-        assert!(world.ask(declared()) > round, "it is tried again");
+        let again = world.ask(declared());
+        assert!(again > round, "it is tried again");
         let wish = world.wish("m");
-        assert_eq!((wish.digest, wish.plan, wish.failures.len()), (expected, None, 0), "{version}");
+        let planned = wish.plan.map(|plan| plan.targets).unwrap_or_default();
+        assert_eq!((wish.digest, planned, wish.failures.len()), (expected, targets, 0), "{version}");
+        world.check_goes_on(declared(), again);
     }
 }
 
@@ -197,7 +269,7 @@ fn a_round_that_began_with_those_on_their_way_goes_on_as_it_began() {
     world.check(plan(round, 1, &[1, 2, 3]), Answer::Done);
     assert_eq!(made_at(&world), Some(began_at), "what was asked for is planned further");
     world.check(plan(round, 2, &[1, 2, 3]), Answer::Done);
-    assert_eq!(made_at(&world), Some(began_at), "by whomever");
+    assert_eq!(made_at(&world), Some(Timestamp(world.index)), "another ingester has something new to try");
     let (ingester, targets, kind) = (NodeId(1), ids(&[1, 3]), PlanKind::Repair);
     world.check(Command::PlanPull { name: name(), round, ingester, targets, kind }, Answer::Done);
     assert_eq!(made_at(&world), Some(Timestamp(world.index)), "a repair is another thing");
