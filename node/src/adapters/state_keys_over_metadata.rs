@@ -54,8 +54,9 @@ mod tests {
             let keys = numbers.iter().map(|number| key(*number)).fold(StateKeys::default(), StateKeys::with);
             ring(&keys).map(|ring| (ring.seals, ring.keys.into_iter().map(|(name, _)| name).collect::<Vec<_>>()))
         };
-        let named =
-            |seals: &str, keys: &[&str]| Some((seals.to_owned(), keys.iter().map(|key| (*key).to_owned()).collect()));
+        let named = |seals: &str, keys: &[&str]| {
+            Some((seals.to_owned(), keys.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>()))
+        };
         assert_eq!(of(&[]), None);
         assert_eq!(of(&[3]), named("3", &["3"]));
         assert_eq!(of(&[3, 9]), named("3", &["3", "9"]));
