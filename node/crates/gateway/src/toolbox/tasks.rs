@@ -188,6 +188,8 @@ impl Toolbox {
         match self.decide_task(caller, &task.id, yes).await {
             Ok(task) => Ok(task),
             Err(error) => {
+                // Where no majority can be asked, what this node has is told.
+                drop(self.port(&task.id)?.catch_up().await);
                 let found = self.task(caller, &task.id)?;
                 if found.is_waiting() { Err(error) } else { Ok(found) }
             }
