@@ -20,6 +20,7 @@ pub(crate) mod raft_over_net;
 pub(crate) mod request_id;
 pub(crate) mod rescan_over_net;
 pub(crate) mod runtime_over_ollama;
+pub(crate) mod state_keys_over_metadata;
 pub(crate) mod status;
 pub(crate) mod store_over_runtime;
 pub(crate) mod tasks_over_metadata;

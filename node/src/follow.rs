@@ -22,6 +22,7 @@ pub(crate) mod members;
 pub(crate) mod models;
 pub(crate) mod presence;
 pub(crate) mod standing;
+pub(crate) mod state_keys;
 pub(crate) mod strain;
 pub(crate) mod tasks;
 pub(crate) mod uses;

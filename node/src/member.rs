@@ -40,7 +40,7 @@ use crate::follow::members::{Addresses, Follower};
 use crate::follow::presence::Prospect;
 use crate::follow::standing::Asker;
 use crate::follow::wishes::Planner;
-use crate::follow::{ballast, drops, labels, lifecycle, machine, models, strain, uses, versions, wishes};
+use crate::follow::{ballast, drops, labels, lifecycle, machine, models, state_keys, strain, uses, versions, wishes};
 use crate::metrics::CopyMetrics;
 use crate::slot::{MemberEngines, Slot};
 use crate::telemetry::Standing;
@@ -251,12 +251,14 @@ impl Around {
         tasks.spawn(liveness_over_net::watch_members(self.net.clone(), scheduler, watched, stop.clone()));
     }
 
-    /// Starts the loops that keep versions, removals and uses of models in step; they end and fail like those above.
+    /// Starts the loops that keep versions, removals and uses of models in step, and the keys of what clients carry
+    /// young; they end and fail like those above.
     fn follow_registry(&self, engines: &MemberEngines) {
         let (tasks, stop) = (&self.tasks, &self.stop);
         let (metadata, scheduler) = (engines.metadata.clone(), engines.scheduler.clone());
         tasks.spawn(drops::follow(engines.clone(), stop.clone()));
         tasks.spawn(versions::follow(metadata.clone(), self.clock.clone(), stop.clone()));
+        tasks.spawn(state_keys::follow(metadata.clone(), stop.clone()));
         tasks.spawn(uses::follow(metadata.clone(), scheduler.clone(), stop.clone()));
         tasks.spawn(lifecycle::follow(Warden { metadata, scheduler }, stop.clone()));
     }

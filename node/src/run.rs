@@ -42,6 +42,7 @@ use crate::adapters::liveness_over_net::LivenessService;
 use crate::adapters::outlook_over_net::PlacementService;
 use crate::adapters::raft_over_net::RaftService;
 use crate::adapters::rescan_over_net::{InventoryService, Rescans};
+use crate::adapters::state_keys_over_metadata::StateKeysOverMetadata;
 use crate::adapters::tasks_over_metadata::TasksOverMetadata;
 use crate::adapters::transfer_over_net::TransferService;
 use crate::admin_socket;
@@ -297,12 +298,13 @@ fn make_tools(shared: &Shared, node: &Arc<Node>, clients: &Arc<ClientsOverSlot>)
     let ports = Ports {
         lab: Arc::new(LabOverAdmin::new(admin.clone(), Arc::clone(clients) as _)),
         changes: Arc::new(ChangesOverAdmin::new(admin.clone(), slot.clone(), rescans)),
-        tasks: Arc::new(TasksOverMetadata::new(admin, slot)),
+        tasks: Arc::new(TasksOverMetadata::new(admin, slot.clone())),
         inference: gateway::inference_port(&asking),
     };
     let catalogue = toolbox::fill(&ports, &shared.start.config.tools.families)?;
     let tools = gateway::Toolbox::new(catalogue, &shared.registry)?;
-    Ok(tools.with_tasks(ports.tasks).with_inference(asking))
+    let keys = Arc::new(StateKeysOverMetadata::new(slot));
+    Ok(tools.with_tasks(ports.tasks).with_inference(asking).with_keys(keys))
 }
 
 fn clients(node: &Node, disk: watch::Receiver<Option<Space>>) -> ClientsOverSlot {

@@ -148,11 +148,20 @@ async fn over_tls(trust: &Arc<ClientConfig>, request: Request<Full<Bytes>>) -> R
 /// # Errors
 /// When the connection fails or the answer does not come.
 pub async fn over_socket(socket: &Path, method: Method, path: &str, body: impl Into<Bytes>) -> Result<(u16, String)> {
-    let what = format!("{method} {path} over {}", socket.display());
+    let request = Request::builder().method(method).uri(path).body(body.into()).context("build the request")?;
+    send_over_socket(socket, request).await
+}
+
+/// As [`over_socket`], with headers of its own.
+///
+/// # Errors
+/// As [`over_socket`].
+pub async fn send_over_socket(socket: &Path, request: Request<Bytes>) -> Result<(u16, String)> {
+    let what = format!("{} {} over {}", request.method(), request.uri(), socket.display());
     let stream = UnixStream::connect(socket).await.with_context(|| what.clone())?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.with_context(|| what.clone())?;
-    let request = Request::builder().method(method).uri(path).header("host", "localhost");
-    let request = request.body(in_chunks(body.into())).context("build the request")?;
+    let mut request = request.map(in_chunks);
+    request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
     let call = async move {
         let response = sender.send_request(request).await?;
         let status = response.status().as_u16();

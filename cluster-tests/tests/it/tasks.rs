@@ -5,10 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use bytes::Bytes;
+use http::Request;
+use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
 use ollamax_proto::v1;
+use ollamax_testkit::http::send_over_socket;
 use ollamax_testkit::{Cluster, FakeRegistry, wait};
 
 use crate::model_owners::{PATIENCE, make_it_lead};
@@ -25,6 +28,31 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 const CHANGES: usize = 200;
 /// Most kills meanwhile.
 const KILLS_MAX: usize = 5;
+/// The revision of MCP in which clients carry a state.
+const REVISION: &str = "2026-07-28";
+
+/// What a node answers an assistant that can ask its user, takes no tasks, and wants `delete_model` of it.
+async fn assisted(cluster: &Cluster, index: usize, asked: &Value, back: &Value) -> Result<Value> {
+    let mut params = json!({"name": "delete_model", "arguments": asked, "_meta": {
+        "io.modelcontextprotocol/protocolVersion": REVISION,
+        "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}},
+    }});
+    for (key, value) in back.as_object().into_iter().flatten() {
+        params[key] = value.clone();
+    }
+    let message = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});
+    let request = Request::post("/mcp")
+        .header("content-type", "application/json")
+        .header("accept", "application/json, text/event-stream")
+        .header("mcp-protocol-version", REVISION)
+        .header("mcp-method", "tools/call")
+        .header("mcp-name", "delete_model")
+        .body(Bytes::from(message.to_string()))
+        .context("build the request")?;
+    let socket = cluster.node(index).data_dir().join("admin.sock");
+    let (_, answer) = send_over_socket(&socket, request).await?;
+    serde_json::from_str(&answer).with_context(|| answer)
+}
 
 /// Waits until a node shows a task in one of these states.
 async fn stands(cluster: &Cluster, index: usize, id: &str, status: &str, deadline: Duration) -> Result<v1::TaskView> {
@@ -111,6 +139,25 @@ async fn a_deletion_waits_until_somebody_approves_it_at_any_node() -> Result<()>
     ensure!(denied.status == "waiting", "{denied:?}");
     cluster.node(2).tools()?.decide(&denied.id, false).await?;
     stands(&cluster, 0, &denied.id, "cancelled", PATIENCE).await?;
+    ensure!(file.exists(), "nobody approved it");
+
+    // Asked at one node, answered at another one, and once: the keys that seal the question are the cluster's.
+    let state = wait::until("the question", PATIENCE, || async {
+        let found = assisted(&cluster, 1, &asked, &Value::Null).await?;
+        found["result"]["requestState"].as_str().map(ToOwned::to_owned).with_context(|| format!("asked: {found}"))
+    })
+    .await?;
+    let back = |state: &str, action: &str| {
+        let said = json!({"action": action, "content": {"approve": true}});
+        json!({"requestState": state, "inputResponses": {"approval": said}})
+    };
+    let found = assisted(&cluster, 2, &asked, &back(&format!("{state}A"), "accept")).await?;
+    ensure!(found["error"]["code"] == -32_602, "{found}");
+    for (index, action, expected) in [(2, "decline", "it was not approved"), (0, "accept", "was cancelled")] {
+        let found = assisted(&cluster, index, &asked, &back(&state, action)).await?;
+        let text = found["result"]["content"][0]["text"].as_str().unwrap_or_default();
+        ensure!(found["result"]["isError"] == true && text.contains(expected), "{index} {action}: {found}");
+    }
     ensure!(file.exists(), "nobody approved it");
 
     let task = cluster.node(1).tools()?.begin("delete_model", &asked).await?;

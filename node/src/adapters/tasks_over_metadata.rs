@@ -111,6 +111,15 @@ impl Tasks for TasksOverMetadata {
         self.change(by, id, |id| Command::DecideTask { id, approved })
     }
 
+    fn catch_up(&self) -> Answer<()> {
+        let engines = self.engines();
+        async move {
+            let caught_up = engines?.metadata.read_barrier().await;
+            caught_up.map(drop).map_err(|error| refused(error.into()))
+        }
+        .boxed()
+    }
+
     fn changes(&self) -> Option<watch::Receiver<u64>> {
         Some(self.slot.get()?.metadata.changes())
     }

@@ -22,14 +22,14 @@ pub mod view;
 pub use apply::{Applied, CLUSTER_VERSION, NAMED_VERSION, apply, bytes_max_of, prefixes, quotas, value_prefix};
 pub use command::{
     Answer, BoundBlob, CAPABILITIES_VERSION, Command, CopyCourse, Entry, NAMES_VERSION, NewMember, OnceKey, Refusal,
-    TASKS_VERSION, TokenProblem, UNLESS_PINNED_VERSION, UNSAID_VERSION,
+    STATE_KEYS_VERSION, TASKS_VERSION, TokenProblem, UNLESS_PINNED_VERSION, UNSAID_VERSION,
 };
 pub use happening::{ClusterEvent, EventKind, events_of, leader_elected, voters_changed};
 pub use record::{
     Blob, Cluster, Cordon, Counts, Drop, Due, Failure, Fill, How, Key, KeyRange, Lease, Location, Member, MemberState,
     Migration, MigrationStatus, Model, Once, Phase, PhaseWord, Pin, Plan, PlanKind, Record, Remembered, Replicas,
-    Session, Setting, Since, Task, TaskOutcome, TaskProgress, TaskState, TaskTold, Token, Usage, Value, Version, Want,
-    Wish,
+    Session, Setting, Since, StateKey, StateKeys, Task, TaskOutcome, TaskProgress, TaskState, TaskTold, Token, Usage,
+    Value, Version, Want, Wish,
 };
 pub use txn::Txn;
 pub use unsaid::{COPIES_UNSAID, places_kept};

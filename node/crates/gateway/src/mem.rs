@@ -1,4 +1,4 @@
-//! The port in memory: a node that is what it was set to be.
+//! The ports in memory: a node that is what it was set to be, and keys that are drawn once.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,13 +8,20 @@ use ollamax_core::catalog::{Phase, View, read};
 use ollamax_core::placement::Site;
 use ollamax_scheduler as scheduler;
 use ollamax_transfer as transfer;
-use ollamax_types::{ModelName, NodeId};
+use ollamax_types::{ModelName, NodeId, SecretKey};
 
-use crate::ports::{Node, Readiness};
+use crate::ports::{Keys, Node, Readiness, Ring};
+
+/// What the key of a node alone is called.
+const OWN: &str = "own";
 
 /// A node in memory. Clones are the same node.
 #[derive(Clone, Default)]
 pub struct MemNode(Arc<Mutex<Parts>>);
+
+/// Keys in memory: one that was drawn, or none. Clones have the same one.
+#[derive(Debug, Clone, Default)]
+pub struct MemKeys(Option<Ring>);
 
 #[derive(Default)]
 struct Parts {
@@ -103,5 +110,22 @@ impl Node for MemNode {
 
     fn readiness(&self) -> Readiness {
         self.parts().readiness.clone()
+    }
+}
+
+// === impl MemKeys ===
+
+impl MemKeys {
+    /// Draws a key. Where the system gives no chance there is none, and nothing is sealed.
+    #[must_use]
+    pub fn draw() -> Self {
+        let key = ollamax_security::random_bytes().ok().map(SecretKey::new);
+        Self(key.map(|key| Ring { seals: OWN.to_owned(), keys: vec![(OWN.to_owned(), key)] }))
+    }
+}
+
+impl Keys for MemKeys {
+    fn ring(&self) -> Option<Ring> {
+        self.0.clone()
     }
 }

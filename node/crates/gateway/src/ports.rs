@@ -6,7 +6,7 @@ use ollamax_core::catalog::{Phase, View};
 use ollamax_core::placement::Site;
 use ollamax_scheduler as scheduler;
 use ollamax_transfer as transfer;
-use ollamax_types::{ModelName, NodeId};
+use ollamax_types::{ModelName, NodeId, SecretKey};
 
 /// The node behind the door. Every call answers at once, from what the node holds.
 pub trait Node: Send + Sync + 'static {
@@ -33,6 +33,22 @@ pub trait Node: Send + Sync + 'static {
 
     /// How the node stands.
     fn readiness(&self) -> Readiness;
+}
+
+/// The keys that seal what clients carry from one round of a call to the next. What one node has sealed, every node of
+/// the cluster can open.
+pub trait Keys: Send + Sync + 'static {
+    /// All keys, as this node knows them now; `None` while there are none.
+    fn ring(&self) -> Option<Ring>;
+}
+
+/// Keys by name, and which of them seals.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ring {
+    /// The name of the one that seals; it is among the keys.
+    pub seals: String,
+    /// All of them; each opens what it sealed.
+    pub keys: Vec<(String, SecretKey)>,
 }
 
 /// How a node stands, from cached state.

@@ -2,7 +2,7 @@
 //!
 //! Always: one line in the log and one count for each call, also where the caller left before it ended. The line says
 //! who called what with which arguments, and which task came of it; what their schema marks as secret, and what it does
-//! not know, is hidden.
+//! not know, is hidden. A call about which its caller is asked first is one, and the call with the answer another.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,11 +11,12 @@ use prometheus::Registry;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use ollamax_tools::{CallError, Caller, Catalogue, Progress, Started, Tasks};
+use ollamax_tools::{Call as Asked, CallError, Caller, Catalogue, Progress, Started, Tasks};
 use ollamax_types::ErrorCode;
 
 use crate::inference::InferenceSlot;
 use crate::metrics::{ToolMetrics, UNKNOWN_TOOL};
+use crate::ports::Keys;
 
 mod openapi;
 mod tasks;
@@ -33,6 +34,8 @@ pub struct Toolbox {
     /// `None`: nothing here takes longer than its call.
     tasks: Option<Arc<dyn Tasks>>,
     inference: InferenceSlot,
+    /// `None`: nothing is sealed here, and nobody is asked before a call begins.
+    keys: Option<Arc<dyn Keys>>,
 }
 
 impl fmt::Debug for Toolbox {
@@ -45,6 +48,7 @@ impl fmt::Debug for Toolbox {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Answered,
+    Asked,
     Refused(ErrorCode),
     Unknown,
     Left,
@@ -91,6 +95,12 @@ impl Toolbox {
         Self { inference, ..self }
     }
 
+    /// With the keys that seal what callers carry from one round of a call to the next.
+    #[must_use]
+    pub fn with_keys(self, keys: Arc<dyn Keys>) -> Self {
+        Self { keys: Some(keys), ..self }
+    }
+
     /// What there is.
     #[must_use]
     pub fn catalogue(&self) -> &Catalogue {
@@ -100,6 +110,11 @@ impl Toolbox {
     /// What tools ask models through.
     pub(crate) const fn inference(&self) -> &InferenceSlot {
         &self.inference
+    }
+
+    /// What seals.
+    pub(crate) fn keys(&self) -> Option<Arc<dyn Keys>> {
+        self.keys.clone()
     }
 
     /// Calls a tool. One that begins a task comes back at once.
@@ -114,7 +129,8 @@ impl Toolbox {
         progress: Progress,
     ) -> Result<Started, CallError> {
         let mut call = Call::begin(self, &caller, name, &arguments);
-        Ok(match call.start(&self.catalogue, caller, name, arguments, progress).await? {
+        let asked = Asked { caller, once: None, progress };
+        Ok(match call.start(&self.catalogue, asked, name, arguments).await? {
             Started::Task(task) => Started::Task(tasks::told(task)),
             answered @ Started::Answered(_) => answered,
         })
@@ -133,12 +149,49 @@ impl Toolbox {
         progress: Progress,
     ) -> Result<Value, CallError> {
         let mut call = Call::begin(self, &caller, name, &arguments);
-        match call.start(&self.catalogue, caller, name, arguments, progress.clone()).await? {
+        let asked = Asked { caller, once: None, progress: progress.clone() };
+        match call.start(&self.catalogue, asked, name, arguments).await? {
             Started::Answered(value) => Ok(value),
             Started::Task(task) => {
                 // Who leaves meanwhile leaves the call; the task goes on.
                 call.outcome = Outcome::Left;
                 let answer = self.waited(task, &progress).await.map_err(CallError::from);
+                call.outcome = Outcome::of(&answer);
+                answer
+            }
+        }
+    }
+
+    /// Checks a call about which its caller is asked first, and writes down that it is.
+    ///
+    /// # Errors
+    /// As [`Catalogue::check`].
+    pub(crate) fn ask_first(&self, caller: &Caller, name: &str, arguments: &Value) -> Result<(), CallError> {
+        let mut call = Call::begin(self, caller, name, arguments);
+        let checked = self.catalogue.check(caller, name, arguments);
+        call.outcome = if checked.is_ok() { Outcome::Asked } else { Outcome::of(&checked) };
+        checked
+    }
+
+    /// Goes on with a call about which its caller was asked: says yes or no to the task that comes of it, once, and
+    /// waits for it as [`Self::call`] does. `asked` has the key that makes all goings on from one question one call.
+    ///
+    /// # Errors
+    /// As [`Self::call`]; when the answer is no, and when the question had another answer before.
+    pub(crate) async fn call_decided(
+        &self,
+        asked: Asked,
+        yes: bool,
+        name: &str,
+        arguments: Value,
+    ) -> Result<Value, CallError> {
+        let (caller, progress) = (asked.caller.clone(), asked.progress.clone());
+        let mut call = Call::begin(self, &caller, name, &arguments);
+        match call.start(&self.catalogue, asked, name, arguments).await? {
+            Started::Answered(value) => Ok(value),
+            Started::Task(task) => {
+                call.outcome = Outcome::Left;
+                let answer = self.decided(&caller, task, yes, &progress).await.map_err(CallError::from);
                 call.outcome = Outcome::of(&answer);
                 answer
             }
@@ -160,6 +213,7 @@ impl Outcome {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Answered => "answered",
+            Self::Asked => "asked",
             Self::Refused(_) => "refused",
             Self::Unknown => UNKNOWN_TOOL,
             Self::Left => "left",
@@ -169,7 +223,7 @@ impl Outcome {
     const fn code(self) -> Option<&'static str> {
         match self {
             Self::Refused(code) => Some(code.as_str()),
-            Self::Answered | Self::Unknown | Self::Left => None,
+            Self::Answered | Self::Asked | Self::Unknown | Self::Left => None,
         }
     }
 }
@@ -197,12 +251,11 @@ impl Call {
     async fn start(
         &mut self,
         catalogue: &Catalogue,
-        caller: Caller,
+        asked: Asked,
         name: &str,
         arguments: Value,
-        progress: Progress,
     ) -> Result<Started, CallError> {
-        let started = catalogue.start(caller, name, arguments, progress).await;
+        let started = catalogue.start_as(asked, name, arguments).await;
         if let Ok(Started::Task(task)) = &started {
             self.task = Some(task.id.clone());
         }

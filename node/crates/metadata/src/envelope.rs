@@ -18,7 +18,7 @@ use ollamax_proto::disk;
 use ollamax_proto::disk::envelope::Command as Stored;
 use ollamax_store::answer::{decode_role, encode_role};
 use ollamax_types::{
-    ClusterId, Digest, Incarnation, ModelName, ModelRecord, NodeId, PeerId, RequestId, Timestamp, TokenId,
+    ClusterId, Digest, Incarnation, ModelName, ModelRecord, NodeId, PeerId, RequestId, SecretKey, Timestamp, TokenId,
 };
 
 /// The version that this release writes, and the newest that it reads.
@@ -155,6 +155,7 @@ fn encode_command(command: &Command) -> Stored {
         | Command::EndTask { .. }
         | Command::CancelTask { .. }
         | Command::RetryTask { .. } => tasks::encode(command).expect("all of these are about tasks"),
+        Command::AddStateKey { secret } => Stored::AddStateKey(secret.expose().to_vec()),
     }
 }
 
@@ -264,6 +265,7 @@ fn decode_command(stored: Stored) -> Result<Command, EnvelopeError> {
         Stored::EndTask(stored) => tasks::decode_end(stored)?,
         Stored::CancelTask(stored) => tasks::decode_cancel(&stored)?,
         Stored::RetryTask(stored) => tasks::decode_retry(&stored)?,
+        Stored::AddStateKey(stored) => Command::AddStateKey { secret: SecretKey::new(array(&stored, "secret")?) },
     })
 }
 

@@ -29,6 +29,7 @@
 //! | 0x14 | versions of names | `family/version.rs` |
 //! | 0x15 | tasks | `family/task.rs` |
 //! | 0x16 | what requests with a key were answered | `family/once.rs` |
+//! | 0x17 | keys of what clients carry | `family/state_keys.rs` |
 
 mod blob;
 mod cluster;
@@ -51,6 +52,7 @@ mod role;
 mod session;
 mod session_answer;
 mod setting;
+mod state_keys;
 pub(crate) mod task;
 mod text;
 mod token;
@@ -93,6 +95,7 @@ pub(crate) fn encode_key(key: &Key) -> Vec<u8> {
         Key::Version(model, number) => version::encode_key(model, *number),
         Key::Task(id) => task::encode_key(id),
         Key::Once(key) => once::encode_key(key),
+        Key::StateKeys => state_keys::encode_key(),
     }
 }
 
@@ -123,6 +126,7 @@ pub(crate) fn decode_key(bytes: &[u8]) -> Result<Key, Malformed> {
         version::PREFIX => version::decode_key(rest),
         task::PREFIX => task::decode_key(rest),
         once::PREFIX => once::decode_key(rest),
+        state_keys::PREFIX => state_keys::decode_key(rest),
         other => Err(Malformed::new("key", format!("family {other:#04x} is not known to this release"))),
     }
 }
@@ -150,6 +154,7 @@ pub(crate) fn encode_record(key: &Key, record: &Record) -> Result<Vec<u8>, Malfo
         (Key::Version(_, number), Record::Version(record)) if *number == record.number => Ok(version::encode(record)),
         (Key::Task(id), Record::Task(record)) if *id == record.id => Ok(task::encode(record)),
         (Key::Once(_), Record::Once(record)) => Ok(once::encode(record)),
+        (Key::StateKeys, Record::StateKeys(record)) => Ok(state_keys::encode(record)),
         _ => Err(Malformed::new("record", format!("{key} cannot hold a record of another family"))),
     }
 }
@@ -179,6 +184,7 @@ pub(crate) fn decode_record(key: &Key, bytes: &[u8]) -> Result<Record, Malformed
         Key::Version(_, number) => Record::Version(Box::new(version::decode(*number, bytes)?)),
         Key::Task(id) => Record::Task(Box::new(task::decode(*id, bytes)?)),
         Key::Once(_) => Record::Once(once::decode(bytes)?),
+        Key::StateKeys => Record::StateKeys(state_keys::decode(bytes)?),
     })
 }
 
@@ -231,6 +237,7 @@ pub(crate) fn name_of(key: &[u8]) -> Option<&'static str> {
         version::PREFIX => "versions",
         task::PREFIX => "tasks",
         once::PREFIX => "keyed answers",
+        state_keys::PREFIX => "state keys",
         _ => return None,
     };
     Some(name)

@@ -138,17 +138,34 @@ impl Catalogue {
         arguments: Value,
         progress: Progress,
     ) -> Result<Started, CallError> {
-        let now = Instant::now();
-        let Some(tool) = self.find(name) else {
-            self.pace(&caller.principal, NO_TOOL, Limits::READ.calls_per_minute, now)?;
-            return Err(CallError::UnknownTool(shortened(name)));
-        };
-        self.admit(tool, &caller.principal, &arguments, now)?;
+        self.start_as(Call { caller, once: None, progress }, name, arguments).await
+    }
+
+    /// As [`Catalogue::start`], for a call that has effect once also where its arguments have no key.
+    ///
+    /// # Errors
+    /// As [`Catalogue::start`].
+    pub async fn start_as(&self, call: Call, name: &str, arguments: Value) -> Result<Started, CallError> {
+        let tool = self.admitted(&call.caller.principal, name, &arguments)?;
         let limit = tool.spec().limits.timeout;
         // What a panic leaves behind is this call's alone. Who speaks to the caller may wait for an answer for ever.
-        let run = AssertUnwindSafe(self.begin(tool, caller, arguments, progress)).catch_unwind();
+        let run = AssertUnwindSafe(self.begin(tool, call, arguments)).catch_unwind();
         let started = timeout(limit, run).await.map_err(|_| too_slow(limit))?;
         Ok(started.unwrap_or_else(|_panic| Err(panicked(tool)))?)
+    }
+
+    /// Whether a person must agree to this call before it begins.
+    #[must_use]
+    pub fn needs_approval(&self, name: &str, arguments: &Value) -> bool {
+        self.find(name).is_some_and(|tool| tool.spec().needs_approval && !is_dry(tool, arguments))
+    }
+
+    /// Checks a call as [`Catalogue::start`] does, and does not begin it: a person is asked first.
+    ///
+    /// # Errors
+    /// As those of [`Catalogue::start`] that are told before the tool runs.
+    pub fn check(&self, caller: &Caller, name: &str, arguments: &Value) -> Result<(), CallError> {
+        Ok(self.admitted(&caller.principal, name, arguments)?.check(arguments)?)
     }
 
     /// Calls a tool, and waits for its task up to [`TASK_WAIT_MAX`]; one that is not over then is told as it stands.
@@ -203,17 +220,12 @@ impl Catalogue {
         self.finished(task).unwrap_or_else(|| Ok(task::done(Some(task), None, None, task.next().as_deref())))
     }
 
-    async fn begin(
-        &self,
-        tool: &Tool,
-        caller: Caller,
-        arguments: Value,
-        progress: Progress,
-    ) -> Result<Started, ToolError> {
-        let spec = tool.spec();
+    /// The key of the call is taken where the arguments have none.
+    async fn begin(&self, tool: &Tool, call: Call, arguments: Value) -> Result<Started, ToolError> {
+        let (Call { caller, once, progress }, is_dry) = (call, is_dry(tool, &arguments));
         // What only looks uses up no key.
-        let is_dry = spec.task && arguments.get(once::DRY_RUN).and_then(Value::as_bool) == Some(true);
-        let once = if is_dry { None } else { OnceKey::of(&caller.principal, spec.name, &arguments) };
+        let sent = || OnceKey::of(&caller.principal, tool.spec().name, &arguments);
+        let once = if is_dry { None } else { sent().or(once) };
         let call = Call { caller, once, progress };
         let answer = match tool.how() {
             How::Now(run) => run(call, arguments).await?,
@@ -246,6 +258,17 @@ impl Catalogue {
         tasks.open(&call.caller, asked).await
     }
 
+    /// The tool that a call may run.
+    fn admitted(&self, principal: &Principal, name: &str, arguments: &Value) -> Result<&Tool, CallError> {
+        let now = Instant::now();
+        let Some(tool) = self.find(name) else {
+            self.pace(principal, NO_TOOL, Limits::READ.calls_per_minute, now)?;
+            return Err(CallError::UnknownTool(shortened(name)));
+        };
+        self.admit(tool, principal, arguments, now)?;
+        Ok(tool)
+    }
+
     /// Takes a call from what the caller has left of a tool: first of all, so that who is refused for something else
     /// does not get to ask without end.
     fn pace(&self, principal: &Principal, tool: &'static str, per_minute: u32, now: Instant) -> Result<(), ToolError> {
@@ -269,6 +292,11 @@ impl Catalogue {
         }
         fits(tool, arguments)
     }
+}
+
+/// Whether a call of a tool that works in a task only asks what would happen.
+fn is_dry(tool: &Tool, arguments: &Value) -> bool {
+    tool.spec().task && arguments.get(once::DRY_RUN).and_then(Value::as_bool) == Some(true)
 }
 
 fn permit(tool: &Tool, principal: &Principal) -> Result<(), ToolError> {

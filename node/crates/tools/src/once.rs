@@ -37,9 +37,26 @@ impl OnceKey {
             key.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
             key.update(part.as_bytes());
         }
-        let digest = blake3::hash(canonical(arguments).to_string().as_bytes());
-        Some(Self { key: *key.finalize().as_bytes(), digest: *digest.as_bytes() })
+        Some(Self { key: *key.finalize().as_bytes(), digest: of_canonical(arguments) })
     }
+
+    /// That of a call to which somebody agreed in an earlier round: whoever comes with the same round again makes the
+    /// same call. `round` is what nobody can guess, and no other round has.
+    #[must_use]
+    pub fn of_round(round: &str, arguments: &Value) -> Self {
+        let key = blake3::Hasher::new_derive_key("ollamax, a round of a call").update(round.as_bytes()).finalize();
+        Self { key: *key.as_bytes(), digest: of_canonical(arguments) }
+    }
+}
+
+/// Of the arguments as they were sent, but for the order of names.
+#[must_use]
+pub fn digest_of(arguments: &Value) -> [u8; 32] {
+    *blake3::hash(sorted(arguments).to_string().as_bytes()).as_bytes()
+}
+
+fn of_canonical(arguments: &Value) -> [u8; 32] {
+    *blake3::hash(canonical(arguments).to_string().as_bytes()).as_bytes()
 }
 
 /// The arguments as they are compared and kept: what is not said is left out, and so is what asks for no more than one
@@ -90,6 +107,30 @@ mod tests {
         ] {
             let found = of(&other);
             assert!(found.key == first.key && found.digest != first.digest, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_round_is_one_call_and_no_callers_key_is_a_round() {
+        let arguments = json!({"name": "m"});
+        let first = OnceKey::of_round("r", &arguments);
+        assert_eq!(OnceKey::of_round("r", &json!({"name": "m", "dry_run": false})), first);
+        assert_ne!(OnceKey::of_round("s", &arguments).key, first.key);
+        let other = OnceKey::of_round("r", &json!({"name": "n"}));
+        assert!(other.key == first.key && other.digest != first.digest);
+        assert_ne!(of(&json!({"name": "m", "idempotency_key": "r"})).key, first.key);
+    }
+
+    #[test]
+    fn a_digest_minds_all_that_was_sent_and_not_its_order() {
+        let first = digest_of(&json!({"a": 1, "b": {"c": 2, "d": 3}}));
+        assert_eq!(digest_of(&json!({"b": {"d": 3, "c": 2}, "a": 1})), first);
+        for other in [
+            json!({"a": 1, "b": {"c": 2, "d": 4}}),
+            json!({"a": 1, "b": {"c": 2, "d": 3}, "idempotency_key": "k"}),
+            json!({"a": 1, "b": {"c": 2, "d": 3}, "dry_run": false}),
+        ] {
+            assert_ne!(digest_of(&other), first, "{other}");
         }
     }
 

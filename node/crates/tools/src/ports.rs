@@ -112,6 +112,9 @@ pub trait Tasks: Send + Sync + 'static {
     /// Says whether one that waits for a person may be done.
     fn decide(&self, by: &Caller, id: &str, approved: bool) -> Answer<TaskView>;
 
+    /// Waits until this node shows everything that was on record anywhere when it was asked.
+    fn catch_up(&self) -> Answer<()>;
+
     /// Ticks with every change that this node applies; `None` before there is a cluster.
     fn changes(&self) -> Option<watch::Receiver<u64>>;
 }

@@ -39,4 +39,4 @@ pub use rate::{Rate, RateProblem};
 pub use replicas::{Knob as ReplicaKnob, Knobs as ReplicaKnobs};
 pub use role::Role;
 pub use root::Root;
-pub use secret::Secret;
+pub use secret::{Secret, SecretKey};

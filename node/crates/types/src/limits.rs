@@ -38,6 +38,12 @@ pub const TASKS_PER_NODE_MAX: usize = 8;
 pub const ONCE_MAX: u64 = 16_384;
 /// How long the answer to a request with a key is kept.
 pub const ONCE_KEPT_FOR: Duration = Duration::from_secs(24 * 3_600);
+/// After how long the cluster draws another key for the states that its clients carry.
+pub const STATE_KEY_EVERY: Duration = Duration::from_secs(24 * 3_600);
+/// Most keys for the states that clients carry: the next one, the one that seals, and the one before it.
+pub const STATE_KEYS_MAX: usize = 3;
+/// How long a client may carry a state before it goes on.
+pub const STATE_CARRIED_FOR: Duration = Duration::from_secs(600);
 /// Most models in one report command; a node with more sends a series.
 pub const REPORT_MODELS_MAX: usize = 200;
 /// Largest `details` object of one model record, as JSON text.

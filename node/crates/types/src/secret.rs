@@ -1,4 +1,4 @@
-//! A text that must not reach a log.
+//! A text, and a key, that must not reach a log.
 
 use std::fmt;
 
@@ -35,6 +35,30 @@ impl fmt::Display for Secret {
     }
 }
 
+/// 32 bytes of a key. Prints as `***`; [`SecretKey::expose`] is the only way to them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SecretKey([u8; 32]);
+
+impl SecretKey {
+    /// Wraps the bytes of a key.
+    #[must_use]
+    pub const fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes themselves.
+    #[must_use]
+    pub const fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,5 +67,12 @@ mod tests {
     fn never_prints_its_text() {
         let secret = Secret::new("hunter2");
         assert_eq!(format!("{secret} {secret:?}"), "*** ***");
+    }
+
+    #[test]
+    fn never_prints_its_bytes() {
+        let key = SecretKey::new([7; 32]);
+        assert_eq!(format!("{key:?} {:?}", Some(key)), "*** Some(***)");
+        assert_eq!(key.expose(), &[7; 32]);
     }
 }

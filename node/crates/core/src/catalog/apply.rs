@@ -21,6 +21,7 @@ mod reader;
 mod registry;
 mod sessions;
 mod settings;
+mod state_keys;
 mod tasks;
 mod tokens;
 mod values;
@@ -42,7 +43,8 @@ use reader::Reader;
 /// models. 5: names that nobody has any more are forgotten; wishes say what stays free of disks; a pinned name that
 /// gets the version of another stands for its pinned one; where a wish names nodes, only copies there count for it;
 /// copies go unless their name is pinned; a round for more copies goes on with those that are on their way; whoever
-/// says nothing of places leaves them as they are; tasks, and requests with a key have effect once.
+/// says nothing of places leaves them as they are; tasks, and requests with a key have effect once; keys for what
+/// clients carry.
 pub const CLUSTER_VERSION: u32 = 5;
 
 /// The cluster version from which on leases and sessions note where their deadline stands.
@@ -204,8 +206,7 @@ fn execute(scene: &Scene<'_>) -> Step {
         Command::BindBlobs { node, blobs } => blobs::bind(scene, *node, blobs),
         Command::AskModel { name, replicas, insecure, want, declared, unsaid } => {
             let (insecure, declared, unsaid) = (*insecure, *declared, *unsaid);
-            let asked = wishes::Asked { name, replicas, insecure, want, declared, unsaid };
-            wishes::ask(scene, asked)
+            wishes::ask(scene, wishes::Asked { name, replicas, insecure, want, declared, unsaid })
         }
         Command::PlanPull { name, round, ingester, targets, kind } => {
             let planned = wishes::Planned { ingester: *ingester, targets, kind: *kind };
@@ -246,6 +247,7 @@ fn execute(scene: &Scene<'_>) -> Step {
         | Command::EndTask { .. }
         | Command::CancelTask { .. }
         | Command::RetryTask { .. } => tasks::step(scene),
+        Command::AddStateKey { secret } => state_keys::add(scene, *secret),
     }
 }
 

@@ -10,8 +10,8 @@ mod told;
 use std::collections::BTreeMap;
 
 use ollamax_types::{
-    ClusterId, Digest, ErrorCode, Incarnation, ModelName, ModelRecord, NodeId, PeerId, RequestId, Role, Root, TaskId,
-    Timestamp, TokenId,
+    ClusterId, Digest, ErrorCode, Incarnation, ModelName, ModelRecord, NodeId, PeerId, RequestId, Role, Root,
+    SecretKey, TaskId, Timestamp, TokenId,
 };
 
 use super::record::{Cordon, How, Migration, PhaseWord, PlanKind, Replicas, TaskOutcome, TaskTold, Want};
@@ -446,6 +446,12 @@ pub enum Command {
         /// Which task.
         id: TaskId,
     },
+    /// The leader adds a key to those that seal what clients carry; the entry is fenced by its term. Changes nothing
+    /// while the newest key is young. Since cluster version 5.
+    AddStateKey {
+        /// Drawn by the leader.
+        secret: SecretKey,
+    },
 }
 
 /// The BLAKE3 of a file whose SHA-256 is its name.
@@ -473,6 +479,8 @@ pub const UNLESS_PINNED_VERSION: u32 = 5;
 pub const UNSAID_VERSION: u32 = 5;
 /// The cluster version that keeps tasks, and what requests with a key were answered.
 pub const TASKS_VERSION: u32 = 5;
+/// The cluster version that keeps keys for what clients carry.
+pub const STATE_KEYS_VERSION: u32 = 5;
 
 // === impl Entry ===
 
@@ -539,6 +547,7 @@ impl Command {
             Self::EndTask { .. } => "end_task",
             Self::CancelTask { .. } => "cancel_task",
             Self::RetryTask { .. } => "retry_task",
+            Self::AddStateKey { .. } => "add_state_key",
         }
     }
 
@@ -600,6 +609,7 @@ impl Command {
             | Self::EndTask { .. }
             | Self::CancelTask { .. }
             | Self::RetryTask { .. } => TASKS_VERSION,
+            Self::AddStateKey { .. } => STATE_KEYS_VERSION,
         }
     }
 }

@@ -199,6 +199,7 @@ fn told(entry: &Entry, mutations: &[Mutation]) -> Vec<Told> {
             tasks(mutations).filter_map(ended).collect()
         }
         Command::TellTasks { .. }
+        | Command::AddStateKey { .. }
         | Command::NoteUse { .. }
         | Command::ForgetBlobs { .. }
         | Command::BindBlobs { .. }

@@ -4,9 +4,9 @@
 //! others were given out after it. All other members have departed; what they held, who may join, and client sessions
 //! go: nobody may believe that an answer of the old cluster still holds. So do the parts that others had in wishes; the
 //! wishes stay, and are planned anew; copies of others that were to go are nobody's concern. Tasks that somebody worked
-//! at are lost, as when a node is. Values, leases, settings, what requests with a key were answered and what is known
-//! of files stay as they are. [`Sweep`] is taken step by step, so that no batch grows with the state; [`found`] is the
-//! last step.
+//! at are lost, as when a node is. The keys of what clients carry go: whoever has the old state has them too. Values,
+//! leases, settings, what requests with a key were answered and what is known of files stay as they are. [`Sweep`] is
+//! taken step by step, so that no batch grows with the state; [`found`] is the last step.
 
 use std::collections::BTreeMap;
 
@@ -248,6 +248,9 @@ pub fn found(view: &dyn View, founder: &Founder, now: Timestamp) -> Result<Found
         mutations.push(Mutation::Delete(Key::MemberByPeer(other.peer_id.clone())));
         let state = MemberState::Departed { at: now };
         mutations.push(Mutation::Put(Key::Member(other.id), Record::Member(Member { state, ..other })));
+    }
+    if view.get(&Key::StateKeys)?.is_some() {
+        mutations.push(Mutation::Delete(Key::StateKeys));
     }
     let counts = Counts { sessions: 0, ..read::counts(view)? };
     let renamed = Cluster { id: founder.cluster, public_key: founder.public_key, next_node_id, ..cluster };

@@ -7,7 +7,7 @@ use ollamax_types::{Digest, ModelName, NodeId, PeerId, TaskId, Timestamp, TokenI
 
 use super::record::{
     Blob, Cluster, Counts, Due, Key, KeyRange, Lease, Location, Member, Migration, Model, Once, Record, Remembered,
-    Session, Setting, Task, Token, Usage, Value, Version, Wish,
+    Session, Setting, StateKeys, Task, Token, Usage, Value, Version, Wish,
 };
 use super::view::{Fault, View};
 
@@ -42,6 +42,7 @@ typed!(as_remembered, Remembered, Remembered);
 typed!(as_counts, Counts, Counts);
 typed!(as_blob, Blob, Blob);
 typed!(as_once, Once, Once);
+typed!(as_state_keys, StateKeys, StateKeys);
 
 fn as_migration(key: &Key, record: Record) -> Result<Migration, Fault> {
     match record {
@@ -472,6 +473,14 @@ pub fn tasks(view: &dyn View) -> Result<Vec<Task>, Fault> {
 /// When the state cannot be read.
 pub fn once(view: &dyn View, key: &[u8; 32]) -> Result<Option<Once>, Fault> {
     one(view, &Key::Once(*key), as_once)
+}
+
+/// The keys that seal what clients carry; none before the first leader of version 5 has drawn one.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn state_keys(view: &dyn View) -> Result<StateKeys, Fault> {
+    Ok(one(view, &Key::StateKeys, as_state_keys)?.unwrap_or_default())
 }
 
 /// Whether any node has a model.

@@ -3,6 +3,7 @@
 //! Byte forms of both belong to `store`, one file per family.
 
 mod model;
+mod state_keys;
 mod task;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use ollamax_types::{
 };
 
 pub use model::{Cordon, Drop, How, Model, Phase, PhaseWord, Pin, PlanKind, Since, Version, Want};
+pub use state_keys::{StateKey, StateKeys};
 pub use task::{Once, Task, TaskOutcome, TaskProgress, TaskState, TaskTold};
 
 /// Names one record.
@@ -64,6 +66,8 @@ pub enum Key {
     Task(TaskId),
     /// What a request with this key was answered, as [`Once`].
     Once([u8; 32]),
+    /// The one [`StateKeys`] record.
+    StateKeys,
 }
 
 /// What ends by itself.
@@ -106,6 +110,7 @@ impl fmt::Display for Key {
             Self::Version(model, number) => write!(f, "version/{model}/{number}"),
             Self::Task(id) => write!(f, "task/{id}"),
             Self::Once(key) => write!(f, "once/{}", digits(key)),
+            Self::StateKeys => f.write_str("state-keys"),
         }
     }
 }
@@ -197,6 +202,8 @@ pub enum Record {
     Task(Box<Task>),
     /// At [`Key::Once`].
     Once(Once),
+    /// At [`Key::StateKeys`].
+    StateKeys(StateKeys),
     /// At [`Key::LeaseValue`] and [`Key::Deadline`]: all is in the key.
     Present,
 }

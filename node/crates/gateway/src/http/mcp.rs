@@ -23,8 +23,10 @@ use serde_json::Value;
 use ollamax_tools::Caller;
 
 use crate::http::{OpenDoor, body, edge, loopback};
+use crate::mem::MemKeys;
 use crate::toolbox::Toolbox;
 
+mod approval;
 mod fixtures;
 mod listen;
 mod progress;
@@ -33,14 +35,15 @@ pub(crate) mod rules;
 mod server;
 pub(crate) mod socket;
 pub(crate) mod sse;
+mod state;
 mod tasks;
 
 use self::fixtures::Fixtures;
-use self::fixtures::keys::MemKeys;
 use self::fixtures::questions::Questions;
 use self::listen::Watched;
 use self::refusal::Refusal;
 use self::server::Server;
+use self::state::Seal;
 
 /// Bytes of one message: as many as a call's arguments may have, and what frames them.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 20;
@@ -86,7 +89,9 @@ pub(crate) fn service(door: &OpenDoor) -> Service {
         .enforce_origin_validation();
     let sessions = Arc::new(NeverSessionManager::default());
     if door.parts.config.conformance_fixtures {
-        let fixtures = Fixtures::new(server, Arc::new(MemKeys::draw()));
+        // A node without a cluster seals with a key of its own.
+        let keys = door.parts.tools.keys().unwrap_or_else(|| Arc::new(MemKeys::draw()));
+        let fixtures = Fixtures::new(server, &door.parts.tools, Seal::new(keys));
         let service = StreamableHttpService::new(move || Ok(fixtures.clone()), sessions, config);
         return Service::Fixtures(service, Questions::new(Arc::clone(&door.parts.node)));
     }

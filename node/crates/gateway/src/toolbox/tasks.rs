@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use ollamax_tools::views::TaskView;
 use ollamax_tools::{Caller, Permission, Progress, TASK_WAIT_MAX, Tasks, ToolError};
-use ollamax_types::{ErrorClass, ErrorCode};
+use ollamax_types::{ErrorClass, ErrorCode, TaskId};
 
 use super::Toolbox;
 
@@ -48,6 +48,11 @@ impl Toolbox {
         self.tasks.is_some()
     }
 
+    /// Where tasks are on record.
+    pub(crate) fn record(&self) -> Option<Arc<dyn Tasks>> {
+        self.tasks.clone()
+    }
+
     /// Ticks when a task may have changed; `None` where there are none.
     pub(crate) fn changes(&self) -> Option<watch::Receiver<u64>> {
         self.tasks.as_ref()?.changes()
@@ -63,6 +68,21 @@ impl Toolbox {
             Ok(_) => Err(unknown(id)),
             Err(error) if error.code.class() == ErrorClass::NotFound => Err(unknown(id)),
             Err(error) => Err(error),
+        }
+    }
+
+    /// As [`Self::task`]. A task that this node does not show, since it was begun at another one a moment ago, is found
+    /// when this node has caught up.
+    ///
+    /// # Errors
+    /// As [`Self::task`], and when nobody can say whether there is one.
+    pub(crate) async fn find_task(&self, caller: &Caller, id: &str) -> Result<TaskView, ToolError> {
+        match self.task(caller, id) {
+            Err(error) if error.code == ErrorCode::TaskNotFound && id.parse::<TaskId>().is_ok() => {
+                self.port(id)?.catch_up().await?;
+                self.task(caller, id)
+            }
+            found => found,
         }
     }
 
@@ -116,7 +136,7 @@ impl Toolbox {
     }
 
     async fn try_wish(&self, caller: &Caller, id: &str, wish: Wish) -> Result<TaskView, ToolError> {
-        self.task(caller, id)?;
+        self.find_task(caller, id).await?;
         if wish != Wish::Cancel && !caller.principal.may(Permission::Manage) {
             let message = format!("to {} a task needs the permission {}", wish.as_str(), Permission::Manage);
             return Err(ToolError::new(ErrorCode::Forbidden, message, next_of_an_administrator(id, wish)));
@@ -138,12 +158,50 @@ impl Toolbox {
         self.catalogue.answer(&told(task))
     }
 
+    /// The answer of a call whose caller was asked before its task was opened: no, or what comes of it. Who comes again
+    /// with the same answer hears the same.
+    pub(super) async fn decided(
+        &self,
+        caller: &Caller,
+        task: TaskView,
+        yes: bool,
+        progress: &Progress,
+    ) -> Result<Value, ToolError> {
+        let task = if task.is_waiting() { self.decide_once(caller, task, yes).await? } else { task };
+        if yes {
+            return self.waited(task, progress).await;
+        }
+        // What was cancelled before it began was denied, whoever did it.
+        let (id, status) = (&task.id, &task.status);
+        let (message, next) = if status == "cancelled" && task.attempt == 0 {
+            let message = format!("it was not approved, and nothing was done; task {id} is cancelled");
+            (message, "call the tool again to be asked again".to_owned())
+        } else {
+            let message = format!("the question had the answer yes before; task {id} is {status}");
+            (message, format!("ollamax task cancel {id}"))
+        };
+        Err(ToolError::new(ErrorCode::PreconditionFailed, message, next))
+    }
+
+    /// Another node may have been told the answer at the same time: what is on record then counts.
+    async fn decide_once(&self, caller: &Caller, task: TaskView, yes: bool) -> Result<TaskView, ToolError> {
+        match self.decide_task(caller, &task.id, yes).await {
+            Ok(task) => Ok(task),
+            Err(error) => {
+                // Where no majority can be asked, what this node has is told.
+                drop(self.port(&task.id)?.catch_up().await);
+                let found = self.task(caller, &task.id)?;
+                if found.is_waiting() { Err(error) } else { Ok(found) }
+            }
+        }
+    }
+
     /// A task, when it is over, waits for somebody, or the time is.
     ///
     /// # Errors
     /// As [`Self::task`].
     pub(crate) async fn task_within(&self, caller: &Caller, id: &str, time: Duration) -> Result<TaskView, ToolError> {
-        let task = self.task(caller, id)?;
+        let task = self.find_task(caller, id).await?;
         Ok(told(self.catalogue.wait(task, &Progress::nobody(), time.min(TASK_WAIT_MAX)).await))
     }
 

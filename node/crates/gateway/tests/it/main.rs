@@ -1,5 +1,6 @@
 //! The clients' door with the scheduler behind it and scripted runtimes, by call and over real sockets; the
 //! administrators' door with consensus behind it and other members in memory.
+mod approvals;
 mod bad_input;
 mod desk;
 mod lab;

@@ -1,6 +1,7 @@
 //! What the official suite of MCP looks for: not there unless it is switched on, and then beside the node's own tools.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -12,6 +13,7 @@ use tokio::time::timeout;
 
 use ollamax_gateway::http::{ClientAddress, Parts, router};
 use ollamax_gateway::{Config, Toolbox};
+use ollamax_tools::mem::MemTasks;
 
 use crate::mcp::tools;
 use crate::world::{call, with_m};
@@ -22,8 +24,14 @@ const LEGACY: &str = "2025-11-25";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn door(conformance_fixtures: bool) -> Router {
+    door_of(&MemTasks::default(), conformance_fixtures)
+}
+
+/// The door of one of the nodes that have these tasks.
+fn door_of(tasks: &MemTasks, conformance_fixtures: bool) -> Router {
     let parts = with_m().parts(Config { conformance_fixtures, ..Config::default() });
-    router(Parts { tools: Toolbox::new(tools(None), &parts.registry).expect("new names"), ..parts })
+    let toolbox = Toolbox::new(tools(None), &parts.registry).expect("new names");
+    router(Parts { tools: toolbox.with_tasks(Arc::new(tasks.clone())), ..parts })
 }
 
 fn post(headers: &[(&str, &str)], body: &Value) -> Request<Body> {
@@ -191,8 +199,9 @@ async fn a_call_of_the_handshake_asks_and_the_answer_comes_in_a_request_of_its_o
 
 #[tokio::test]
 async fn a_job_is_a_task_that_can_be_asked_for_answered_and_cancelled() {
-    let router = door(true);
-    let begun = ask(&router, modern("tools/call", json!({"name": "confirm_delete"}))).await;
+    let tasks = MemTasks::default();
+    let (router, other) = (door_of(&tasks, true), door_of(&tasks, true));
+    let begun = ask(&other, modern("tools/call", json!({"name": "confirm_delete"}))).await;
     assert_eq!(begun["result"]["resultType"], "task", "{begun}");
     let id = begun["result"]["taskId"].clone();
     let status = async |expected: &str| {
@@ -210,7 +219,7 @@ async fn a_job_is_a_task_that_can_be_asked_for_answered_and_cancelled() {
     let found = status("input_required").await;
     assert!(found["result"]["inputRequests"]["confirm"].is_object(), "{found}");
     let responses = json!({"confirm": {"action": "accept", "content": {"confirm": true}}});
-    let taken = ask(&router, modern("tasks/update", json!({"taskId": id, "inputResponses": responses}))).await;
+    let taken = ask(&other, modern("tasks/update", json!({"taskId": id, "inputResponses": responses}))).await;
     assert_eq!(taken["result"]["resultType"], "complete", "{taken}");
     status("completed").await;
     let unknown = ask(&router, modern("tasks/cancel", json!({"taskId": "nobody"}))).await;

@@ -1,5 +1,6 @@
 //! Round trips of every family, order of keys, and golden samples: bytes that no release may ever change.
 
+mod state_keys;
 mod tasks;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -245,6 +246,7 @@ fn pair() -> impl Strategy<Value = (Key, Record)> {
             .prop_map(|(key, value, revision)| (Key::Setting(key), Record::Setting(Setting { value, revision }))),
         newer_pair(),
         tasks::pair(),
+        state_keys::pair(),
     ]
 }
 

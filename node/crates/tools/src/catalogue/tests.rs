@@ -273,6 +273,42 @@ async fn a_task_that_a_person_must_agree_to_is_answered_before_anybody_does() {
     assert!(all.finished(&task).is_some_and(|answer| answer.is_err()));
 }
 
+#[tokio::test]
+async fn a_call_to_which_a_person_must_agree_is_checked_before_anybody_is_asked_and_begun_once_for_each_round() {
+    let hints = Hints { destructive: true, ..Hints::CHANGE };
+    let destroys = Spec { name: "destroy", needs_approval: true, hints, ..LONG };
+    let (all, tasks) = with_tasks(vec![long(LONG), long(destroys)]);
+    let arguments = json!({"name": "m"});
+    assert!(all.needs_approval("destroy", &arguments));
+    assert!(!all.needs_approval("destroy", &json!({"name": "m", "dry_run": true})));
+    assert!(!all.needs_approval("make", &arguments) && !all.needs_approval("nothing", &arguments));
+    let check = |principal: Principal, arguments: Value| match all.check(&caller(principal), "destroy", &arguments) {
+        Err(CallError::Failed(error)) => Some(error.code),
+        Err(other) => panic!("{other:?}"),
+        Ok(()) => None,
+    };
+    assert_eq!(check(Principal::of_socket(1), arguments.clone()), None);
+    assert_eq!(check(Principal::loopback(), arguments.clone()), Some(ErrorCode::Forbidden));
+    assert_eq!(check(Principal::of_socket(1), json!({"nome": "m"})), Some(ErrorCode::BadRequest));
+    assert_eq!(check(Principal::of_socket(1), json!({"name": "nonsense"})), Some(ErrorCode::ConfigInvalid));
+    assert_eq!(tasks.tasks().map(|tasks| tasks.len()), Ok(0), "nothing has begun");
+    let begin = async |round: &str, arguments: &Value| {
+        let once = Some(OnceKey::of_round(round, arguments));
+        let call = Call { caller: caller(Principal::of_socket(1)), once, progress: Progress::nobody() };
+        match all.start_as(call, "destroy", arguments.clone()).await {
+            Ok(Started::Task(task)) => task,
+            other => panic!("{other:?}"),
+        }
+    };
+    let task = begin("r", &arguments).await;
+    assert!(task.is_waiting(), "{task:?}");
+    assert_eq!(begin("r", &arguments).await, task);
+    assert_ne!(begin("s", &arguments).await.id, task.id);
+    // What the caller calls the same call is the same call, in whichever round.
+    let keyed = json!({"name": "m", "idempotency_key": "k"});
+    assert_eq!(begin("r", &keyed).await.id, begin("t", &keyed).await.id);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_waits_for_its_task_and_is_told_how_it_stands_when_time_is_up() {
     let (all, tasks) = with_tasks(vec![long(LONG)]);

@@ -26,6 +26,8 @@ pub struct MemTasks {
 struct Kept {
     tasks: BTreeMap<String, TaskView>,
     asked: BTreeMap<String, NewTask>,
+    /// It shows no task until it has caught up.
+    is_behind: bool,
 }
 
 // === impl MemTasks ===
@@ -42,6 +44,11 @@ impl MemTasks {
         let empty = || TaskView { id: id.to_owned(), ..TaskView::default() };
         change(self.kept().tasks.entry(id.to_owned()).or_insert_with(empty));
         self.tick();
+    }
+
+    /// Has it show no task until it has caught up, as a node does that is behind.
+    pub fn fall_behind(&self) {
+        self.kept().is_behind = true;
     }
 
     /// What was asked for with a task.
@@ -73,8 +80,11 @@ impl MemTasks {
             }
             return kept.find(&id);
         }
+        // Who approves it reads what was asked for.
+        let text = if asked.needs_approval { format!("{} {}", asked.tool, asked.arguments) } else { String::new() };
         let task = TaskView {
             id: format!("task_{:032x}", kept.tasks.len() + 1),
+            text,
             tool: asked.tool.to_owned(),
             status: if asked.needs_approval { "waiting" } else { "queued" }.to_owned(),
             priority: 5,
@@ -122,7 +132,8 @@ impl Tasks for MemTasks {
     }
 
     fn task(&self, id: &str) -> Result<TaskView, ToolError> {
-        self.kept().find(id)
+        let kept = self.kept();
+        if kept.is_behind { Kept::default().find(id) } else { kept.find(id) }
     }
 
     fn tasks(&self) -> Result<Vec<TaskView>, ToolError> {
@@ -158,6 +169,11 @@ impl Tasks for MemTasks {
             task.status = if approved { "queued" } else { "cancelled" }.to_owned();
             Ok(())
         })
+    }
+
+    fn catch_up(&self) -> Answer<()> {
+        self.kept().is_behind = false;
+        ready(Ok(())).boxed()
     }
 
     fn changes(&self) -> Option<watch::Receiver<u64>> {

@@ -6,6 +6,7 @@ mod ledger;
 mod once;
 mod properties;
 mod registry;
+mod state_keys;
 mod tasks;
 mod values;
 mod wishes;

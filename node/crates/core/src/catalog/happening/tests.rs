@@ -359,6 +359,8 @@ fn a_task_tells_that_it_was_opened_begun_and_ended_and_not_what_it_was_about() {
     world.check(1, open(true), &[("task_opened", name, opened)]);
     world.check(1, open(true), &[]);
     world.check(1, Command::DecideTask { id, approved: true }, &[]);
+    let secret = ollamax_types::SecretKey::new([7; 32]);
+    world.check(2, Command::AddStateKey { secret }, &[]);
     let assign = Command::AssignTask { id, node: NodeId(1) };
     world.check(2, assign.clone(), &[("task_begun", name, "pull_model at node/1, attempt 1")]);
     world.check(2, assign.clone(), &[]);

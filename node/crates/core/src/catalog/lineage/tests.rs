@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use ollamax_types::{Digest, ErrorCode, Incarnation, ModelName, ModelRecord, PeerId, RequestId, Root, TaskId, TokenId};
+use ollamax_types::{
+    Digest, ErrorCode, Incarnation, ModelName, ModelRecord, PeerId, RequestId, Root, SecretKey, TaskId, TokenId,
+};
 
 use super::*;
 use crate::catalog::command::{Command, Entry};
 use crate::catalog::mem::MemView;
 use crate::catalog::{
-    Answer, Blob, CLUSTER_VERSION, Drop, Failure, Location, Model, Once, Replicas, Setting, Task, TaskProgress, Token,
+    Answer, Blob, CLUSTER_VERSION, Drop, Failure, Location, Model, Once, Replicas, Setting, StateKey, StateKeys, Task,
+    TaskProgress, Token,
 };
 
 const OLD: ClusterId = ClusterId([1; 16]);
@@ -393,6 +396,18 @@ fn tasks_that_somebody_worked_at_are_lost_and_all_others_go_along() {
         let found = deadlines.filter_map(|(at, due)| if let Due::Task(id) = due { Some((at, id)) } else { None });
         assert_eq!(found.collect::<std::collections::BTreeSet<_>>(), noted);
         assert_eq!(read::once(&view, &[1; 32]), Ok(Some(once.clone())), "its effect is in the state");
+    }
+}
+
+#[test]
+fn the_keys_of_what_clients_carry_do_not_go_along() {
+    let key = StateKey { number: 3, secret: SecretKey::new([7; 32]), made_at: Timestamp(1) };
+    for leads in [Leads::Survivor(NodeId(2)), Leads::Newcomer(new_member(9))] {
+        let mut view = with_models();
+        let keys = StateKeys::default().with(key);
+        view.write(&[Mutation::Put(Key::StateKeys, Record::StateKeys(keys))]);
+        go_on(&mut view, &founder(leads));
+        assert_eq!(view.get(&Key::StateKeys), Ok(None));
     }
 }
 

@@ -2,7 +2,7 @@
 //! `api.conformance_fixtures` is set, which loopback alone can be.
 //!
 //! The protocol, the door before it and the node's own tools are the same as ever: what is not one of these names goes
-//! on to them. Nothing here reads or changes anything of the node.
+//! on to them. Nothing here reads or changes anything of the node, save that jobs stand among the tasks on record.
 
 #![expect(deprecated, reason = "the suite looks for what the protocol will drop, too")]
 
@@ -22,24 +22,25 @@ use rmcp::model::{
     UnsubscribeRequestParams, UpdateTaskParams,
 };
 use rmcp::service::{RequestContext, SubscriptionContext, SubscriptionSink};
-use rmcp::task_manager::TaskManager;
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::json;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use ollamax_tools::Caller;
+use ollamax_types::Clock;
 
 use super::server::Server;
+use super::state::Seal;
+use crate::toolbox::Toolbox;
 
-pub(crate) mod keys;
 pub(crate) mod questions;
 
 mod jobs;
 mod rounds;
 mod things;
 
-use self::keys::{Keys, Seal};
+use self::jobs::Jobs;
 use self::rounds::Round;
 
 /// How long a list may be thought to hold.
@@ -62,26 +63,22 @@ pub(crate) struct Fixtures {
     server: Server,
     shown: Arc<Vec<Shown>>,
     seal: Seal,
-    tasks: TaskManager,
+    jobs: Jobs,
     changes: broadcast::Sender<Change>,
 }
 
 // === impl Fixtures ===
 
 impl Fixtures {
-    pub(crate) fn new(server: Server, keys: Arc<dyn Keys>) -> Self {
+    pub(crate) fn new(server: Server, tools: &Toolbox, seal: Seal) -> Self {
         let shown = things::tools().into_iter().chain(rounds::tools()).chain(jobs::tools()).collect();
         let (changes, _) = broadcast::channel(CHANGES_MAX);
-        Self { server, shown: Arc::new(shown), seal: Seal::new(keys), tasks: TaskManager::new(), changes }
+        let jobs = Jobs::new(tools.record(), Clock::system());
+        Self { server, shown: Arc::new(shown), seal, jobs, changes }
     }
 
     fn has(&self, tool: &str) -> bool {
         self.shown.iter().any(|shown| shown.name == tool)
-    }
-
-    /// Whether the node knows tasks of its own, beside those of the fixtures.
-    fn has_own_tasks(&self) -> bool {
-        self.server.get_info().capabilities.supports_tasks()
     }
 
     /// Calls a fixture.
@@ -91,7 +88,8 @@ impl Fixtures {
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let declared = context.client_capabilities().unwrap_or_default();
-        let subject = subject_of(context)?;
+        let caller = caller_of(context)?;
+        let subject = caller.principal.subject().to_string();
         let none = JsonObject::new();
         if let Some(told) = things::answer(&request.name, request.arguments.as_ref().unwrap_or(&none)) {
             return told.map(Into::into);
@@ -100,7 +98,7 @@ impl Fixtures {
         if let Some(answered) = round.answer() {
             return answered;
         }
-        if let Some(answered) = jobs::answer(&self.tasks, &request, &declared).await {
+        if let Some(answered) = self.jobs.answer(&caller, &request, &declared).await {
             return answered;
         }
         self.act(&request.name, &declared, context).await
@@ -150,10 +148,9 @@ impl Fixtures {
 }
 
 /// Whom the door let in.
-fn subject_of(context: &RequestContext<RoleServer>) -> Result<String, ErrorData> {
+fn caller_of(context: &RequestContext<RoleServer>) -> Result<Caller, ErrorData> {
     let caller = context.extensions.get::<Head>().and_then(|head| head.extensions.get::<Caller>());
-    let caller = caller.ok_or_else(|| ErrorData::internal_error("the request has no caller", None))?;
-    Ok(caller.principal.subject().to_string())
+    caller.cloned().ok_or_else(|| ErrorData::internal_error("the request has no caller", None))
 }
 
 /// Tells three steps, where the call asks for them.
@@ -358,10 +355,11 @@ impl ServerHandler for Fixtures {
         request: GetTaskParams,
         context: RequestContext<RoleServer>,
     ) -> Result<GetTaskResult, ErrorData> {
-        match self.tasks.get_task(&request.task_id) {
-            Ok(task) => Ok(GetTaskResult::new(task)),
-            Err(unknown) if !self.has_own_tasks() => Err(unknown),
-            Err(_) => Box::pin(self.server.get_task(request, context)).await,
+        let caller = caller_of(&context)?;
+        let found = self.jobs.task(&caller, &request.task_id).await;
+        match found {
+            Some(task) => task.map(GetTaskResult::new),
+            None => Box::pin(self.server.get_task(request, context)).await,
         }
     }
 
@@ -370,10 +368,11 @@ impl ServerHandler for Fixtures {
         request: UpdateTaskParams,
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
-        match self.tasks.update_task(&request.task_id, request.input_responses.clone()) {
-            Ok(()) => Ok(()),
-            Err(unknown) if !self.has_own_tasks() => Err(unknown),
-            Err(_) => Box::pin(self.server.update_task(request, context)).await,
+        let caller = caller_of(&context)?;
+        let found = self.jobs.update(&caller, &request.task_id, &request.input_responses).await;
+        match found {
+            Some(taken) => taken,
+            None => Box::pin(self.server.update_task(request, context)).await,
         }
     }
 
@@ -382,10 +381,11 @@ impl ServerHandler for Fixtures {
         request: CancelTaskParams,
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
-        match self.tasks.cancel_task(&request.task_id) {
-            Ok(()) => Ok(()),
-            Err(unknown) if !self.has_own_tasks() => Err(unknown),
-            Err(_) => Box::pin(self.server.cancel_task(request, context)).await,
+        let caller = caller_of(&context)?;
+        let found = self.jobs.cancel(&caller, &request.task_id).await;
+        match found {
+            Some(taken) => taken,
+            None => Box::pin(self.server.cancel_task(request, context)).await,
         }
     }
 }

@@ -18,11 +18,13 @@ use rmcp::service::{RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::Value;
 
-use ollamax_tools::{CallError, Caller, Progress, Started, Tool};
+use ollamax_tools::{Caller, Progress, Started, Tool};
 
+use super::approval::Round;
 use super::listen;
 use super::progress::Hearer;
-use super::tasks::{self, Client, result};
+use super::state::Seal;
+use super::tasks::{self, Client, told};
 use crate::toolbox::Toolbox;
 
 /// How long a list may be thought to hold: it changes with the release and the configuration alone.
@@ -56,6 +58,8 @@ pub(crate) struct Server {
     tools: Toolbox,
     /// By name, in the protocol's words.
     shown: Arc<BTreeMap<&'static str, Shown>>,
+    /// `None`: nobody is asked here before a call begins.
+    seal: Option<Seal>,
     versions: &'static [ProtocolVersion],
 }
 
@@ -65,7 +69,8 @@ impl Server {
     pub(crate) fn new(tools: Toolbox) -> Self {
         let everybody = ollamax_tools::Principal::of_socket(0);
         let shown = tools.catalogue().listed(&everybody).map(|tool| (tool.spec().name, shown(tool))).collect();
-        Self { tools, shown: Arc::new(shown), versions: VERSIONS }
+        let seal = tools.keys().map(Seal::new);
+        Self { tools, shown: Arc::new(shown), seal, versions: VERSIONS }
     }
 
     /// The same view for streams.
@@ -126,14 +131,10 @@ fn caller_of(context: &RequestContext<RoleServer>) -> Result<Caller, ErrorData> 
     caller.cloned().ok_or_else(|| ErrorData::internal_error("the request has no caller", None))
 }
 
-/// A tool's own refusal is an answer, which the assistant reads; a tool that does not exist is an error of the
-/// protocol.
-fn told(answer: Result<Value, CallError>) -> Result<CallToolResponse, ErrorData> {
-    match answer {
-        Ok(value) => Ok(result(Ok(value)).into()),
-        Err(CallError::Failed(error)) => Ok(result(Err(error)).into()),
-        Err(error @ CallError::UnknownTool(_)) => Err(ErrorData::invalid_params(error.to_string(), None)),
-    }
+/// Whether the client of a request carries a state to the next one: the revisions with a handshake know of none.
+fn carries_state(context: &RequestContext<RoleServer>) -> bool {
+    let version = context.protocol_version();
+    version.is_some_and(|version| version.as_str() >= ProtocolVersion::V_2026_07_28.as_str())
 }
 
 impl ServerHandler for Server {
@@ -177,10 +178,21 @@ impl ServerHandler for Server {
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let (caller, client) = (caller_of(&context)?, Client::of(&context));
-        let tool = self.tools.catalogue().find(&request.name);
-        let arguments = tasks::with_key(tool, request.arguments.unwrap_or_default(), &context.meta);
+        let CallToolRequestParams { name, arguments, request_state, input_responses, .. } = request;
+        let tool = self.tools.catalogue().find(&name);
+        let arguments = Value::Object(tasks::with_key(tool, arguments.unwrap_or_default(), &context.meta));
         let (progress, mut hearer) = Hearer::of(&context);
-        let call = self.answer(caller, client, &request.name, Value::Object(arguments), progress);
+        let seal = self.seal.as_ref().filter(|_| client.asks && !client.takes_tasks && carries_state(&context));
+        let (state, responses) = (request_state.as_deref(), input_responses.as_ref());
+        let call = async {
+            if let Some(seal) = seal {
+                let round = Round { tools: &self.tools, caller: &caller, name: &name, arguments: &arguments };
+                if let Some(answer) = Box::pin(round.answer(seal, state, responses, &progress)).await? {
+                    return Ok(answer);
+                }
+            }
+            self.answer(caller, client, &name, arguments, progress).await
+        };
         let answer = tokio::select! {
             biased;
             // A caller who left has no use for the answer; dropping the call ends it, and leaves a task that it began.
@@ -198,7 +210,8 @@ impl ServerHandler for Server {
         context: RequestContext<RoleServer>,
     ) -> Result<GetTaskResult, ErrorData> {
         let (caller, client) = (caller_of(&context)?, Client::of(&context));
-        let task = self.tools.task(&caller, &request.task_id).map_err(|error| tasks::refused(&error))?;
+        let found = self.tools.find_task(&caller, &request.task_id).await;
+        let task = found.map_err(|error| tasks::refused(&error))?;
         Ok(GetTaskResult::new(tasks::detailed(self.tools.catalogue(), &task, client)))
     }
 
@@ -208,7 +221,8 @@ impl ServerHandler for Server {
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
         let caller = caller_of(&context)?;
-        let task = self.tools.task(&caller, &request.task_id).map_err(|error| tasks::refused(&error))?;
+        let found = self.tools.find_task(&caller, &request.task_id).await;
+        let task = found.map_err(|error| tasks::refused(&error))?;
         let Some(yes) = tasks::decision(&task, &request.input_responses)? else { return Ok(()) };
         let decided = self.tools.decide_task(&caller, &task.id, yes).await;
         decided.map(drop).map_err(|error| tasks::refused(&error))

@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 
 use rmcp::model::{
-    BooleanSchema, CallToolResult, ClientCapabilities, ContentBlock, CreateTaskResult, DetailedTask, ElicitRequest,
-    ElicitRequestParams, ElicitResult, ElicitationAction, ElicitationSchema, InputRequest, InputRequests,
-    InputResponses, JsonObject, PrimitiveSchemaDefinition, Task, TaskPayload, TaskStatus,
+    BooleanSchema, CallToolResponse, CallToolResult, ClientCapabilities, ContentBlock, CreateTaskResult, DetailedTask,
+    ElicitRequest, ElicitRequestParams, ElicitResult, ElicitationAction, ElicitationSchema, InputRequest,
+    InputRequests, InputResponses, JsonObject, PrimitiveSchemaDefinition, Task, TaskPayload, TaskStatus,
 };
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer};
@@ -17,11 +17,11 @@ use serde_json::{Map, Value};
 
 use ollamax_tools::once::KEY;
 use ollamax_tools::views::TaskView;
-use ollamax_tools::{Catalogue, Tool, ToolError};
+use ollamax_tools::{CallError, Catalogue, Tool, ToolError};
 use ollamax_types::{ErrorClass, limits};
 
 /// Under which name a task asks for approval.
-const APPROVAL: &str = "approval";
+pub(super) const APPROVAL: &str = "approval";
 /// The field of the form in which it does.
 const APPROVE: &str = "approve";
 /// How often a client may look.
@@ -62,6 +62,16 @@ pub(super) fn result(answer: Result<Value, ToolError>) -> CallToolResult {
     }
 }
 
+/// A tool's own refusal is an answer, which the assistant reads; a tool that does not exist is an error of the
+/// protocol.
+pub(super) fn told(answer: Result<Value, CallError>) -> Result<CallToolResponse, ErrorData> {
+    match answer {
+        Ok(value) => Ok(result(Ok(value)).into()),
+        Err(CallError::Failed(error)) => Ok(result(Err(error)).into()),
+        Err(error @ CallError::UnknownTool(_)) => Err(ErrorData::invalid_params(error.to_string(), None)),
+    }
+}
+
 /// The answer to a call that goes on in a task.
 pub(super) fn created(catalogue: &Catalogue, task: &TaskView, client: Client) -> CreateTaskResult {
     CreateTaskResult::new(detailed(catalogue, task, client).task)
@@ -69,6 +79,11 @@ pub(super) fn created(catalogue: &Catalogue, task: &TaskView, client: Client) ->
 
 /// A task, with what it asks for or what came of it.
 pub(super) fn detailed(catalogue: &Catalogue, task: &TaskView, client: Client) -> DetailedTask {
+    DetailedTask::new(base(task), payload(catalogue, task, client))
+}
+
+/// What is said of every task.
+pub(super) fn base(task: &TaskView) -> Task {
     // It is kept for so long after its end, which is no sooner than its beginning.
     let kept = u64::try_from(limits::TASK_KEPT_FOR.as_millis()).unwrap_or(u64::MAX);
     let mut base = Task::new(task.id.as_str(), TaskStatus::Working, task.created_at.as_str(), task.updated_at.as_str())
@@ -77,12 +92,13 @@ pub(super) fn detailed(catalogue: &Catalogue, task: &TaskView, client: Client) -
     if !task.text.is_empty() {
         base = base.with_status_message(task.text.as_str());
     }
-    DetailedTask::new(base, payload(catalogue, task, client))
+    base
 }
 
 fn payload(catalogue: &Catalogue, task: &TaskView, client: Client) -> TaskPayload {
     if task.is_waiting() && client.asks {
-        return TaskPayload::InputRequired { input_requests: approval(task) };
+        let asked = format!("{} needs your approval ({}): {}", task.tool, task.id, task.text);
+        return TaskPayload::InputRequired { input_requests: approval(asked) };
     }
     if task.status == "cancelled" {
         return TaskPayload::Cancelled;
@@ -100,13 +116,13 @@ fn object(result: &CallToolResult) -> JsonObject {
     }
 }
 
-/// The form that asks whether it may be done.
-fn approval(task: &TaskView) -> InputRequests {
+/// The form that asks whether something may be done, in these words.
+pub(super) fn approval(message: String) -> InputRequests {
     let field = BooleanSchema::new().title("Do it").description("Yes: it is done. No: nothing happens.");
     let fields = BTreeMap::from([(APPROVE.to_owned(), PrimitiveSchemaDefinition::Boolean(field))]);
     let form = ElicitRequestParams::FormElicitationParams {
         meta: None,
-        message: format!("{} needs your approval ({}): {}", task.tool, task.id, task.text),
+        message,
         requested_schema: ElicitationSchema::new(fields).with_required(vec![APPROVE.to_owned()]),
     };
     InputRequests::from([(APPROVAL.to_owned(), InputRequest::Elicitation(ElicitRequest::new(form)))])
@@ -124,6 +140,15 @@ pub(super) fn decision(task: &TaskView, responses: &InputResponses) -> Result<Op
     let Some(answer) = responses.get(APPROVAL) else {
         return wrong(format!("inputResponses has no {APPROVAL:?}; tasks/get says what the task asks for"));
     };
+    said(answer)
+}
+
+/// What the user said to the form: yes, no, or `None`: nothing.
+///
+/// # Errors
+/// When that is no answer to it.
+pub(super) fn said(answer: &Value) -> Result<Option<bool>, ErrorData> {
+    let wrong = |text: String| Err(ErrorData::invalid_params(text, None));
     let said = match serde_json::from_value::<ElicitResult>(answer.clone()) {
         Ok(said) => said,
         Err(error) => return wrong(format!("the answer to {APPROVAL:?} is none to a form: {error}")),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use ollamax_types::{ErrorCode, Root, TaskId};
+use ollamax_types::{ErrorCode, Root, SecretKey, TaskId};
 
 use super::*;
 use crate::catalog::OnceKey;
@@ -58,6 +58,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         12 => any_wish(),
         12 => any_registry(),
         12 => any_task(),
+        1 => any::<u8>().prop_map(|byte| Command::AddStateKey { secret: SecretKey::new([byte; 32]) }),
         4 => (1..3_u32, any::<bool>(), any::<bool>())
             .prop_map(|(number, down, force)| Command::Migrate { number, down, force }),
         1 => (node(), 1..3_u8, 0..3_u8).prop_map(|(node, directory, address)| Command::SetAddresses {

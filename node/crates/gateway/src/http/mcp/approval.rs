@@ -1,0 +1,77 @@
+//! The question before a call that destroys something, to the user of a client that carries a state and takes no tasks:
+//! asked in the answer to one request, answered in the next one, at whichever node.
+//!
+//! Always: nothing is on record before there is an answer; a state counts for its caller, tool and arguments alone, and
+//! its answer once, whoever brings it again, and wherever: what it came to is one task, whose id comes of the state. Who
+//! says no, or nothing, has said no. Where the cluster has no keys yet, the call goes as one without a user to ask.
+
+use rmcp::ErrorData;
+use rmcp::model::{CallToolResponse, InputRequiredResult, InputResponses};
+use serde_json::{Value, json};
+
+use ollamax_tools::{Call, Caller, OnceKey, Progress};
+use ollamax_types::Digest;
+use ollamax_types::limits::TASK_TEXT_BYTES_MAX;
+
+use super::state::{Seal, bound_to};
+use super::tasks::{self, told};
+use crate::toolbox::Toolbox;
+
+/// Where the state says which round it is.
+const ROUND: &str = "round";
+
+/// A call, as one of its requests brings it.
+pub(super) struct Round<'a> {
+    pub(super) tools: &'a Toolbox,
+    pub(super) caller: &'a Caller,
+    pub(super) name: &'a str,
+    pub(super) arguments: &'a Value,
+}
+
+// === impl Round ===
+
+impl Round<'_> {
+    /// Asks, or goes on with what was answered; `None`: nobody is asked about this call.
+    ///
+    /// # Errors
+    /// When the state cannot be opened for this call, or the answer is none to the question.
+    pub(super) async fn answer(
+        &self,
+        seal: &Seal,
+        state: Option<&str>,
+        responses: Option<&InputResponses>,
+        progress: &Progress,
+    ) -> Result<Option<CallToolResponse>, ErrorData> {
+        if !self.tools.catalogue().needs_approval(self.name, self.arguments) || !seal.has_keys() {
+            return Ok(None);
+        }
+        let bound_to = bound_to(&self.caller.principal.subject().to_string(), self.name, self.arguments);
+        // It is opened before anything else is looked at.
+        let opened = state.map(|sealed| seal.open(sealed, &bound_to)).transpose()?;
+        let answer = responses.and_then(|responses| responses.get(tasks::APPROVAL));
+        let (Some(opened), Some(answer)) = (opened, answer) else { return self.ask(seal, &bound_to).map(Some) };
+        let yes = tasks::said(answer)?.unwrap_or(false);
+        let round = opened.get(ROUND).and_then(Value::as_str);
+        let round = round.ok_or_else(|| ErrorData::invalid_params("requestState: it is of another call", None))?;
+        let once = Some(OnceKey::of_round(round, self.arguments));
+        let asked = Call { caller: self.caller.clone(), once, progress: progress.clone() };
+        told(self.tools.call_decided(asked, yes, self.name, self.arguments.clone()).await).map(Some)
+    }
+
+    fn ask(&self, seal: &Seal, bound_to: &str) -> Result<CallToolResponse, ErrorData> {
+        if let Err(refused) = self.tools.ask_first(self.caller, self.name, self.arguments) {
+            return told(Err(refused));
+        }
+        let round = ollamax_security::random_bytes::<32>();
+        let round = round.map_err(|error| ErrorData::internal_error(format!("draw a round: {error}"), None))?;
+        let sealed = seal.close(&json!({ROUND: Digest(round).to_string()}), bound_to)?;
+        Ok(InputRequiredResult::new(Some(tasks::approval(self.question())), Some(sealed)).into())
+    }
+
+    fn question(&self) -> String {
+        let tool = self.tools.catalogue().find(self.name);
+        let shown = tool.map_or(Value::Null, |tool| tool.input().redact(self.arguments)).to_string();
+        let shown = &shown[..shown.floor_char_boundary(TASK_TEXT_BYTES_MAX)];
+        format!("{} needs your approval: {shown}", self.name)
+    }
+}
