@@ -46,7 +46,7 @@ NOBODY_HAS = "no-such-model"
 # A call that takes longer counts as lost.
 SECONDS = 10
 # Between two calls through one door, and how many are made after the end was told.
-PAUSE = 0.3
+PAUSE = 0.5
 CALLS_LAST = 3
 RECONNECTS_MAX = 20
 INVALID_PARAMS = -32602

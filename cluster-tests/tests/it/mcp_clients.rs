@@ -1,17 +1,16 @@
-//! Clients of MCP that others have written, at a cluster of three: rmcp's own and the Python SDK in both of its
+//! Clients of MCP that others have written, at a cluster of three: rmcp's own, and the Python SDK in both of its
 //! versions, in every era that they speak, over HTTP and through `ollamax mcp`, at the leader, at a follower, and while
-//! the leader is killed. Through `ollamax mcp` no call fails then; over HTTP a client connects again, and only where its
-//! node died.
+//! the leader is killed. Through `ollamax mcp` no call fails then; over HTTP a client connects again, and only where
+//! its node died.
 //!
 //! What the Python clients must see stands in `cluster-tests/clients/mcp_client.py`; `cargo xtask setup` installs them.
+//! The long form also has the TypeScript SDK in both of its versions, and the Inspector's command line.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
 use rmcp::model::{CallToolRequestParams, CallToolResult, ContentBlock, ErrorCode, ProtocolVersion};
 use rmcp::service::{ClientInitializeError, RunningService};
@@ -19,8 +18,7 @@ use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
 use rmcp::{ClientLifecycleMode, ClientServiceExt as _, ErrorData, RoleClient, ServiceError};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::{Child, Command};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
@@ -30,18 +28,14 @@ use ollamax_testkit::{Cluster, FakeRegistry, wait};
 use crate::model_owners::{PATIENCE, make_it_lead};
 use crate::pull_from_a_registry::{plan, start};
 use crate::spread::all_seen_up;
-use crate::stock_clients::python_of;
 
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/mcp_client.py");
-/// Environments of `cargo xtask setup`: the SDK from before 2026-07-28, and the one after.
-const PYTHONS: [&str; 2] = ["python-mcp-1", "python-mcp-2"];
+mod programs;
+
 const LEADER: usize = 0;
 const FOLLOWER: usize = 1;
 const THIRD: usize = 2;
 /// Longest time for one call, connecting among them.
 const CALL_TIME: Duration = Duration::from_secs(10);
-/// Longest time in which a Python client says its next line.
-const SAYS_WITHIN: Duration = Duration::from_secs(60);
 /// How long what was started may go on after its assistant has left.
 const END_TIME: Duration = Duration::from_secs(10);
 /// Between two calls of one client. All clients together must not exceed what a caller may call a tool in a minute.
@@ -76,10 +70,7 @@ async fn assistants_of_every_era_go_on_while_the_leader_is_killed() -> Result<()
     let cluster = start(plan("mcp-clients", &registry, 3)).await?;
     all_seen_up(&cluster).await?;
     let doors = doors(&cluster)?;
-    let mut pythons = Vec::new();
-    for folder in PYTHONS {
-        pythons.extend(Python::start(folder, &doors, cluster.directory())?);
-    }
+    let mut programs = programs::start(&doors, cluster.directory()).await?;
 
     for door in &doors {
         for mode in modes() {
@@ -87,8 +78,9 @@ async fn assistants_of_every_era_go_on_while_the_leader_is_killed() -> Result<()
             checked.with_context(|| format!("rmcp, {mode:?}, {}", door.name))?;
         }
     }
-    for python in &mut pythons {
-        python.reads().await?;
+    programs::inspect(&doors, cluster.directory()).await?;
+    for program in &mut programs {
+        program.reads().await?;
     }
     let (answered, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
     let clients: Vec<_> = doors.iter().flat_map(|door| modes().map(|mode| (door, mode))).collect();
@@ -101,8 +93,8 @@ async fn assistants_of_every_era_go_on_while_the_leader_is_killed() -> Result<()
         cluster.kill(&[LEADER]).await?;
         cluster.leader_among(&[FOLLOWER, THIRD], PATIENCE).await.context("the next one")?;
         is_over.store(true, Ordering::SeqCst);
-        for python in pythons {
-            python.finish(&doors).await?;
+        for program in programs {
+            program.finish(&doors).await?;
         }
         anyhow::Ok(())
     };
@@ -148,7 +140,7 @@ fn modes() -> [ClientLifecycleMode; 3] {
 // === impl Door ===
 
 impl Door {
-    /// As the Python client takes it.
+    /// As programs take it.
     fn word(&self) -> String {
         match &self.way {
             Way::Http(urls) => urls.join(","),
@@ -197,21 +189,21 @@ struct Assistant {
 // === impl Assistant ===
 
 impl Assistant {
-    async fn call(&self, tool: &'static str, arguments: Value) -> Result<CallToolResult> {
-        let Value::Object(arguments) = arguments else { bail!("{arguments} is no object") };
+    async fn call(&self, tool: &'static str, arguments: &Value) -> Result<CallToolResult> {
+        let arguments = arguments.as_object().cloned().with_context(|| format!("{arguments} is no object"))?;
         let asked = CallToolRequestParams::new(tool).with_arguments(arguments);
         Ok(timeout(CALL_TIME, self.client.call_tool(asked)).await??)
     }
 
     /// What a tool answers.
-    async fn told(&self, tool: &'static str, arguments: Value) -> Result<Value> {
+    async fn told(&self, tool: &'static str, arguments: &Value) -> Result<Value> {
         let answer = self.call(tool, arguments).await?;
         ensure!(answer.is_error != Some(true), "{tool}: {answer:?}");
         answer.structured_content.with_context(|| format!("{tool} tells nothing"))
     }
 
     /// The code with which a tool refuses: in an answer, and not as an error of the protocol.
-    async fn refused(&self, tool: &'static str, arguments: Value) -> Result<String> {
+    async fn refused(&self, tool: &'static str, arguments: &Value) -> Result<String> {
         let answer = self.call(tool, arguments).await?;
         ensure!(answer.is_error == Some(true) && answer.structured_content.is_none(), "{tool}: {answer:?}");
         let text = answer.content.first().and_then(ContentBlock::as_text).context("a refusal without text")?;
@@ -251,25 +243,25 @@ async fn check(door: &Door, mode: &ClientLifecycleMode) -> Result<()> {
     // Over HTTP nobody may change anything, and nobody is told of what changes something.
     ensure!(names.contains(&"pull_model") != door.is_http(), "{names:?}");
 
-    let health = assistant.told("health_check", json!({})).await?;
+    let health = assistant.told("health_check", &json!({})).await?;
     ensure!(health["status"] == "ok" || health["status"] == "degraded", "{health}");
-    let nodes = assistant.told("list_nodes", json!({})).await?;
+    let nodes = assistant.told("list_nodes", &json!({})).await?;
     let mut members: Vec<&str> =
         nodes["nodes"].as_array().into_iter().flatten().flat_map(|node| node["name"].as_str()).collect();
     members.sort_unstable();
     ensure!(members == ["n1", "n2", "n3"], "{nodes}");
-    let code = assistant.refused("get_model_info_extended", json!({"name": "no-such-model"})).await?;
+    let code = assistant.refused("get_model_info_extended", &json!({"name": "no-such-model"})).await?;
     ensure!(code == "model_not_found", "{code}");
-    let nothing = assistant.call("no_such_tool", json!({})).await;
+    let nothing = assistant.call("no_such_tool", &json!({})).await;
     let code = nothing.as_ref().err().and_then(error_of_protocol).map(|error| error.code);
     ensure!(code == Some(ErrorCode::INVALID_PARAMS), "{nothing:?}");
 
     let asked = json!({"name": "wanted", "all": true, "dry_run": true});
     if door.is_http() {
-        let code = assistant.refused("pull_model", asked).await?;
+        let code = assistant.refused("pull_model", &asked).await?;
         ensure!(code == "forbidden", "{code}");
     } else {
-        let done = assistant.told("pull_model", asked).await?;
+        let done = assistant.told("pull_model", &asked).await?;
         ensure!(done["task"].is_null() && done["plan"].to_string().contains("asks the registry"), "{done}");
     }
     assistant.leave().await
@@ -320,7 +312,7 @@ async fn read(
         *assistant = Some(door.open(mode, reconnects).await?);
     }
     let assistant = assistant.as_ref().context("nobody asks")?;
-    assistant.told(tool, json!({})).await.map(drop)
+    assistant.told(tool, &json!({})).await.map(drop)
 }
 
 /// Whether the connection is what failed, and nothing else.
@@ -334,78 +326,5 @@ fn error_of_protocol(error: &anyhow::Error) -> Option<&ErrorData> {
     match error.downcast_ref::<ServiceError>() {
         Some(ServiceError::McpError(error)) => Some(error),
         _ => None,
-    }
-}
-
-/// A Python client, which asks at every door.
-struct Python {
-    folder: &'static str,
-    child: Child,
-    said: Lines<BufReader<ChildStdout>>,
-    complaints: PathBuf,
-}
-
-// === impl Python ===
-
-impl Python {
-    /// Starts it; `None` where it is not installed and may be left out.
-    fn start(folder: &'static str, doors: &[Door], directory: &Path) -> Result<Option<Self>> {
-        let Some(python) = python_of(folder)? else {
-            let (test, why) = (format!("mcp_clients with {folder}"), "it is not installed: run `cargo xtask setup`");
-            crate::may_be_left_out(&test, why)?;
-            crate::say_left_out(&test, why)?;
-            return Ok(None);
-        };
-        let complaints = directory.join(format!("{folder}.log"));
-        let log = File::create(&complaints).with_context(|| format!("make {}", complaints.display()))?;
-        let mut command = Command::new(python);
-        // Nothing of the caller's environment decides, proxies least of all.
-        command.env_clear().args(["-I", SCRIPT, "--until-closed"]).args(doors.iter().map(Door::word));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
-        let mut child = command.spawn().with_context(|| format!("start {folder}"))?;
-        let output = child.stdout.take().context("its standard output")?;
-        Ok(Some(Self { folder, child, said: BufReader::new(output).lines(), complaints }))
-    }
-
-    /// What it says next; `None` at its end.
-    async fn says(&mut self) -> Result<Option<Value>> {
-        let said = timeout(SAYS_WITHIN, self.said.next_line()).await;
-        let line = said.with_context(|| format!("{} is silent: {}", self.folder, self.complained()))??;
-        line.map(|line| serde_json::from_str(&line).with_context(|| format!("{}: {line}", self.folder))).transpose()
-    }
-
-    fn complained(&self) -> String {
-        std::fs::read_to_string(&self.complaints).unwrap_or_else(|error| error.to_string())
-    }
-
-    /// Waits until it has seen all that it must in a lab that is well, and goes on reading.
-    async fn reads(&mut self) -> Result<()> {
-        while let Some(line) = self.says().await? {
-            if line["step"] == "reading" {
-                return Ok(());
-            }
-        }
-        bail!("{} ended: {}", self.folder, self.complained())
-    }
-
-    /// Has it end, and looks at what it saw meanwhile.
-    async fn finish(mut self, doors: &[Door]) -> Result<()> {
-        drop(self.child.stdin.take());
-        let mut read = Vec::new();
-        while let Some(line) = self.says().await? {
-            read.push(line);
-        }
-        let status = timeout(END_TIME, self.child.wait()).await.context("it does not end")??;
-        ensure!(status.success(), "{} ended with {status}: {}", self.folder, self.complained());
-        for door in doors {
-            let word = door.word();
-            let lines: Vec<&Value> = read.iter().filter(|line| line["door"] == word).collect();
-            ensure!(!lines.is_empty(), "{}: nothing of {}: {read:?}", self.folder, door.name);
-            for line in lines {
-                let reconnects = line["reconnects"].as_u64().context("it does not count")?;
-                ensure!((reconnects > 0) == door.breaks, "{}, {}: {line}", self.folder, door.name);
-            }
-        }
-        Ok(())
     }
 }
