@@ -1,8 +1,8 @@
 //! Whole-cluster suites: real processes, real sockets, seeded chance. They run one at a time.
 //!
-//! They need the workspace's binaries beside the test binary (`cargo build --workspace --bins`); `stock_clients` needs
-//! the Python clients too, which `cargo xtask setup` installs. A failing test keeps its directory and prints the logs'
-//! places and its seed; `OLLAMAX_SEED=N cargo test --workspace --test it -- NAME` replays it.
+//! They need the workspace's binaries beside the test binary (`cargo build --workspace --bins`); `stock_clients` and
+//! `mcp_clients` need the Python clients too, which `cargo xtask setup` installs. A failing test keeps its directory
+//! and prints the logs' places and its seed; `OLLAMAX_SEED=N cargo test --workspace --test it -- NAME` replays it.
 
 mod a_copy_that_its_user_removes;
 mod a_flipped_byte_in_flight;
@@ -38,6 +38,7 @@ mod lagging_node_snapshot;
 mod leader_changes_in_mid_transfer;
 mod lifecycle;
 mod limits;
+mod mcp_clients;
 mod membership;
 mod met_by_mdns;
 mod model_owners;

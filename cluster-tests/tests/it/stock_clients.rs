@@ -82,9 +82,15 @@ async fn remove(ollamas: &[String], model: &str) -> Result<()> {
     Ok(())
 }
 
-/// The Python that has the clients: in the target directory, above the test's own binary.
+/// The Python that has the clients.
 fn python() -> Result<PathBuf> {
+    python_of("python-clients")?.context("no Python clients: run `cargo xtask setup`")
+}
+
+/// The Python of one of the environments that `cargo xtask setup` makes: in the target directory, above the test's own
+/// binary.
+pub(crate) fn python_of(environment: &str) -> Result<Option<PathBuf>> {
     let own = std::env::current_exe().context("find the test's own binary")?;
-    let found = own.ancestors().map(|folder| folder.join("python-clients/bin/python")).find(|path| path.is_file());
-    found.with_context(|| format!("no Python clients above {}: run `cargo xtask setup`", own.display()))
+    let place = Path::new(environment).join("bin/python");
+    Ok(own.ancestors().map(|folder| folder.join(&place)).find(|path| path.is_file()))
 }

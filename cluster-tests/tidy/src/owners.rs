@@ -54,7 +54,7 @@ const OWNERSHIPS: &[Ownership] = &[
     one("if-addrs", NET),
     family("axum", &["node/crates/gateway", "node/engine", "cluster-tests/testkit"]).free_in_tests(),
     one("tower-http", &["node/crates/gateway", "node/engine", "cluster-tests/testkit"]),
-    one("rmcp", GATEWAY),
+    one("rmcp", GATEWAY).free_in_tests(),
     one("reqwest", &["node/crates/outbound"]).free_in_tests(),
     one("rusty-s3", &["node/crates/outbound"]),
     family("jsonschema", TOOLS),
@@ -140,6 +140,8 @@ mod tests {
         check("node", "dependencies", "axum-extra", 1);
         check("cli", "dependencies", "reqwest", 1);
         check("node/engine", "dev-dependencies", "reqwest", 0);
+        check("cluster-tests", "dev-dependencies", "rmcp", 0);
+        check("cli", "dependencies", "rmcp", 1);
         check("cluster-tests/xtask", "dependencies", "clap", 1);
         check("node/crates/types", "dependencies", "bytes", 0);
     }

@@ -1,8 +1,9 @@
-//! The stock Python clients that the cluster suites ask with: an environment of their own in the target directory.
+//! The stock Python clients that the cluster suites ask with: environments of their own in the target directory, since
+//! the two versions of one client do not live in the same.
 //!
-//! The list of `cluster-tests/clients/requirements.txt` is installed as it stands and nothing besides; a copy of it is
-//! written into the environment last, so one that was half made, or made from another list, is made anew. When all is
-//! there, only the environment's own Python is started, and no network is needed.
+//! A list in `cluster-tests/clients` is installed as it stands and nothing besides; a copy of it is written into the
+//! environment last, so one that was half made, or made from another list, is made anew. When all is there, only each
+//! environment's own Python is started, and no network is needed.
 
 use std::fs;
 use std::io;
@@ -14,21 +15,42 @@ use anyhow::{Context, Result, bail};
 use super::{Need, install};
 use crate::workspace::{Workspace, succeed};
 
-/// Folder of the environment in the target directory; the suite looks for it there.
-const FOLDER: &str = "python-clients";
-/// The list, from the top of the checkout.
-const REQUIREMENTS: &str = "cluster-tests/clients/requirements.txt";
+/// Clients that are installed together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Clients {
+    /// Folder of the environment in the target directory; the suite looks for it there.
+    folder: &'static str,
+    /// The list, from the top of the checkout.
+    list: &'static str,
+    /// What is imported of it.
+    modules: &'static [&'static str],
+}
+
+const CLIENTS: &[Clients] = &[
+    Clients {
+        folder: "python-clients",
+        list: "cluster-tests/clients/requirements.txt",
+        modules: &["ollama", "openai"],
+    },
+    Clients { folder: "python-mcp-1", list: "cluster-tests/clients/requirements-mcp-1.txt", modules: &["mcp"] },
+    Clients { folder: "python-mcp-2", list: "cluster-tests/clients/requirements-mcp-2.txt", modules: &["mcp"] },
+];
 const VENV: Need = Need { package: "python3-venv", what_for: "Python 3.11 or newer, with what makes environments" };
 /// Where a Python that can make the environment may be: the first on PATH, else the system's own.
 const PYTHONS: &[&str] = &["python3", "/usr/bin/python3"];
 const CAN_MAKE: &str = "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))";
-const HAS_BOTH: &str = "from importlib.util import find_spec; exit(not (find_spec('ollama') and find_spec('openai')))";
 
-/// Makes the environment where it is missing, half made, or made from another list.
+/// Makes each environment that is missing, half made, or made from another list.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
-    let list = workspace.root().join(REQUIREMENTS);
-    let environment = Environment::new(workspace.target_dir().join(FOLDER), list)?;
-    if environment.is_current() {
+    let mut missing = Vec::new();
+    for clients in CLIENTS {
+        let list = workspace.root().join(clients.list);
+        let environment = Environment::new(workspace.target_dir().join(clients.folder), list, clients.modules)?;
+        if !environment.is_current() {
+            missing.push(environment);
+        }
+    }
+    if missing.is_empty() {
         println!("the Python clients for the tests are installed");
         return Ok(());
     }
@@ -39,8 +61,17 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
             find_python().context("`python3` is still missing, older than 3.11, or without `venv` and `ensurepip`")?
         }
     };
-    println!("installing the Python clients for the tests into {}", environment.folder.display());
-    environment.make(python)
+    for environment in missing {
+        println!("installing Python clients for the tests into {}", environment.folder.display());
+        environment.make(python)?;
+    }
+    Ok(())
+}
+
+/// Code that ends with exit code 0 where all of these can be imported.
+fn has_all(modules: &[&str]) -> String {
+    let modules = modules.join(" ");
+    format!("from importlib.util import find_spec; exit(not all(map(find_spec, '{modules}'.split())))")
 }
 
 fn find_python() -> Option<&'static str> {
@@ -60,14 +91,15 @@ struct Environment {
     folder: PathBuf,
     list: PathBuf,
     wanted: String,
+    modules: &'static [&'static str],
 }
 
 // === impl Environment ===
 
 impl Environment {
-    fn new(folder: PathBuf, list: PathBuf) -> Result<Self> {
+    fn new(folder: PathBuf, list: PathBuf, modules: &'static [&'static str]) -> Result<Self> {
         let wanted = fs::read_to_string(&list).with_context(|| format!("read {}", list.display()))?;
-        Ok(Self { folder, list, wanted })
+        Ok(Self { folder, list, wanted, modules })
     }
 
     fn python(&self) -> PathBuf {
@@ -82,7 +114,7 @@ impl Environment {
     /// Made to the end, from this list, and its Python still there: an upgrade of the system may have taken that away.
     fn is_current(&self) -> bool {
         let made = fs::read_to_string(self.made_from()).is_ok_and(|made| made == self.wanted);
-        made && answers_yes(&self.python(), HAS_BOTH)
+        made && answers_yes(&self.python(), &has_all(self.modules))
     }
 
     fn make(&self, python: &str) -> Result<()> {
@@ -128,7 +160,7 @@ mod tests {
         fs::create_dir_all(home.join("env/bin")).expect("made");
         fs::write(home.join("list"), "ollama==1\n").expect("written");
         symlink(python, home.join("env/bin/python")).expect("linked");
-        Environment::new(home.join("env"), home.join("list")).expect("read")
+        Environment::new(home.join("env"), home.join("list"), &["ollama"]).expect("read")
     }
 
     fn end(environment: &Environment) {
@@ -165,11 +197,21 @@ mod tests {
     #[test]
     fn every_requirement_names_exactly_one_version() {
         let workspace = Workspace::locate().expect("a checkout");
-        let list = fs::read_to_string(workspace.root().join(REQUIREMENTS)).expect("read");
-        let lines: Vec<&str> = list.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
-        for name in ["ollama", "openai"] {
-            assert!(lines.iter().any(|line| line.starts_with(&format!("{name}=="))), "{name} is not in the list");
+        for clients in CLIENTS {
+            let list = fs::read_to_string(workspace.root().join(clients.list)).expect("read");
+            let lines: Vec<&str> = list.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+            for name in clients.modules {
+                assert!(lines.iter().any(|line| line.starts_with(&format!("{name}=="))), "{name} is in no line");
+            }
+            assert!(lines.iter().all(|line| line.split("==").count() == 2 && !line.contains(['*', ' '])), "{lines:?}");
         }
-        assert!(lines.iter().all(|line| line.split("==").count() == 2 && !line.contains(['*', ' '])), "{lines:?}");
+    }
+
+    #[test]
+    fn each_environment_has_a_folder_and_a_list_of_its_own() {
+        for (at, clients) in CLIENTS.iter().enumerate() {
+            let others = &CLIENTS[at + 1..];
+            assert!(others.iter().all(|other| other.folder != clients.folder && other.list != clients.list), "{at}");
+        }
     }
 }

@@ -1,0 +1,183 @@
+//! Clients that are programs of their own, each with an SDK that others have written: where they come from, and what
+//! they say. They say a line of JSON for each step: `reading` when they read through all doors at once, and `read` for
+//! each door in the end.
+//!
+//! Those in Python are installed by `cargo xtask setup`. Those on Node are fetched by npx, in the long form alone,
+//! since that needs the package registry; what cannot be had is told.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::timeout;
+
+use super::{Door, END_TIME, Way};
+use crate::stock_clients::python_of;
+
+const IN_PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/mcp_client.py");
+const IN_TYPESCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/mcp_client.mjs");
+/// Environments of `cargo xtask setup`: the SDK from before 2026-07-28, and the one after.
+const PYTHONS: [&str; 2] = ["python-mcp-1", "python-mcp-2"];
+/// The same of the SDK in TypeScript: packages with their versions.
+const PACKAGES: [(&str, &str); 2] =
+    [("@modelcontextprotocol/sdk", "1.32.2"), ("@modelcontextprotocol/client", "2.4.0")];
+const INSPECTOR: &str = "@modelcontextprotocol/inspector@2.12.0";
+/// What all of these run on.
+const NODE: &str = "node@22";
+/// How long fetching may take.
+const FETCH_TIME: Duration = Duration::from_secs(300);
+/// Longest time in which a program says its next line, or ends.
+const SAYS_WITHIN: Duration = Duration::from_secs(60);
+/// With what the Inspector ends when a tool has refused.
+const REFUSED: i32 = 5;
+
+/// A running program, which asks at every door.
+pub(super) struct Program {
+    name: &'static str,
+    child: Child,
+    said: Lines<BufReader<ChildStdout>>,
+    complaints: PathBuf,
+}
+
+/// Starts all that there are. What they complain of goes into files of this directory.
+pub(super) async fn start(doors: &[Door], directory: &Path) -> Result<Vec<Program>> {
+    let mut started = Vec::new();
+    for environment in PYTHONS {
+        match python_of(environment)? {
+            Some(python) => {
+                let mut command = Command::new(python);
+                // Nothing of the caller's environment decides, proxies least of all.
+                command.env_clear().args(["-I", IN_PYTHON]);
+                started.push(Program::start(environment, command, doors, directory)?);
+            }
+            None => {
+                let (test, why) = (format!("mcp_clients: {environment}"), "run `cargo xtask setup`");
+                crate::may_be_left_out(&test, why)?;
+                crate::say_left_out(&test, why)?;
+            }
+        }
+    }
+    if crate::soak() {
+        for (package, version) in PACKAGES {
+            let wanted = format!("{package}@{version}");
+            if is_fetched(&wanted).await? {
+                let command = npx(&wanted, &["node", IN_TYPESCRIPT, package]);
+                started.push(Program::start(package, command, doors, directory)?);
+            }
+        }
+    }
+    Ok(started)
+}
+
+/// The Inspector's command line at every door, in the long form. What it keeps goes into this directory.
+pub(super) async fn inspect(doors: &[Door], directory: &Path) -> Result<()> {
+    if !crate::soak() || !is_fetched(INSPECTOR).await? {
+        return Ok(());
+    }
+    for door in doors {
+        let listed = inspected(door, directory, &["--method", "tools/list"]).await?;
+        let told: Value = serde_json::from_slice(&listed.stdout).with_context(|| format!("{listed:?}"))?;
+        let tools = told["result"]["tools"].as_array().with_context(|| format!("{}: {told}", door.name))?;
+        let has = |name: &str| tools.iter().any(|tool| tool["name"] == name);
+        ensure!(has("list_nodes") && has("pull_model") != door.is_http(), "{}: {told}", door.name);
+        let asked = ["--method", "tools/call", "--tool-name", "list_nodes", "--tool-arg", "health=Splendid"];
+        let refused = inspected(door, directory, &asked).await?;
+        let said = String::from_utf8_lossy(&refused.stdout);
+        ensure!(refused.status.code() == Some(REFUSED) && said.contains("bad_request"), "{}: {refused:?}", door.name);
+    }
+    Ok(())
+}
+
+async fn inspected(door: &Door, directory: &Path, words: &[&str]) -> Result<Output> {
+    let mut command = npx(INSPECTOR, &["mcp-inspector", "--cli"]);
+    command.env("MCP_STORAGE_DIR", directory.join("inspector"));
+    command.args(words).args(["--format", "json"]);
+    match &door.way {
+        Way::Http(urls) => command.args(["--transport", "http", "--server-url"]).args(urls.first()),
+        Way::Command(words) => command.arg("--").args(words),
+    };
+    let ended = timeout(SAYS_WITHIN, command.stdin(Stdio::null()).output()).await;
+    ended.with_context(|| format!("the Inspector at {} does not end", door.name))?.context("run npx")
+}
+
+/// Whether npx has a package and what it runs on. That it cannot be had is told.
+async fn is_fetched(package: &str) -> Result<bool> {
+    let why = match timeout(FETCH_TIME, npx(package, &["node", "--version"]).stdin(Stdio::null()).output()).await {
+        Ok(Ok(output)) if output.status.success() => return Ok(true),
+        Ok(Ok(output)) => format!("npx: {}", String::from_utf8_lossy(&output.stderr).trim()),
+        Ok(Err(error)) => format!("npx cannot be started: {error}"),
+        Err(_) => format!("npx has not fetched it after {FETCH_TIME:?}"),
+    };
+    crate::say_left_out(&format!("mcp_clients: {package}"), &why)?;
+    Ok(false)
+}
+
+/// Runs words beside a package. Its own environment says how the registry is reached.
+fn npx(package: &str, words: &[&str]) -> Command {
+    let mut command = Command::new("npx");
+    command.args(["--yes", "--package", NODE, "--package", package, "--"]).args(words).kill_on_drop(true);
+    // What the environment says of proxies is not for this machine's own address.
+    command.env_remove("NODE_USE_ENV_PROXY");
+    command
+}
+
+// === impl Program ===
+
+impl Program {
+    fn start(name: &'static str, mut command: Command, doors: &[Door], directory: &Path) -> Result<Self> {
+        let complaints = directory.join(format!("{}.log", name.replace('/', "-")));
+        let log = File::create(&complaints).with_context(|| format!("make {}", complaints.display()))?;
+        command.arg("--until-closed").args(doors.iter().map(Door::word));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
+        let mut child = command.spawn().with_context(|| format!("start {name}"))?;
+        let output = child.stdout.take().context("its standard output")?;
+        Ok(Self { name, child, said: BufReader::new(output).lines(), complaints })
+    }
+
+    /// What it says next; `None` at its end.
+    async fn says(&mut self) -> Result<Option<Value>> {
+        let said = timeout(SAYS_WITHIN, self.said.next_line()).await;
+        let line = said.with_context(|| format!("{} is silent: {}", self.name, self.complained()))??;
+        line.map(|line| serde_json::from_str(&line).with_context(|| format!("{}: {line}", self.name))).transpose()
+    }
+
+    fn complained(&self) -> String {
+        std::fs::read_to_string(&self.complaints).unwrap_or_else(|error| error.to_string())
+    }
+
+    /// Waits until it has seen all that it must in a lab that is well, and goes on reading.
+    pub(super) async fn reads(&mut self) -> Result<()> {
+        while let Some(line) = self.says().await? {
+            if line["step"] == "reading" {
+                return Ok(());
+            }
+        }
+        bail!("{} ended: {}", self.name, self.complained())
+    }
+
+    /// Has it end, and looks at what it saw meanwhile.
+    pub(super) async fn finish(mut self, doors: &[Door]) -> Result<()> {
+        drop(self.child.stdin.take());
+        let mut read = Vec::new();
+        while let Some(line) = self.says().await? {
+            read.push(line);
+        }
+        let status = timeout(END_TIME, self.child.wait()).await.context("it does not end")??;
+        ensure!(status.success(), "{} ended with {status}: {}", self.name, self.complained());
+        for door in doors {
+            let word = door.word();
+            let lines: Vec<&Value> = read.iter().filter(|line| line["door"] == word).collect();
+            ensure!(!lines.is_empty(), "{}: nothing of {}: {read:?}", self.name, door.name);
+            for line in lines {
+                let reconnects = line["reconnects"].as_u64().with_context(|| format!("{}: {line}", self.name))?;
+                ensure!((reconnects > 0) == door.breaks, "{}, {}: {line}", self.name, door.name);
+            }
+        }
+        Ok(())
+    }
+}
