@@ -22,6 +22,8 @@ const COMES_WHY: &str = "what is missing comes as soon as a node that has been t
 const LASTING_WHY: &str =
     "it is removed only while another node that is heard keeps that version, and when its runtime lets it go";
 const LEFT_OUT_WHY: &str = "it was removed there by hand, so nothing puts it back there; others may get it instead";
+/// What keeps a model from more copies, where nothing is wrong with any node.
+pub(in crate::grpc) const NO_OTHER_WHY: &str = "there is no other node";
 const NO_MAJORITY_WHY: &str = "no majority of voters answers, and nothing is planned before one does";
 const PIN_WHY: &str = "no other version may take its place, and no node can give this one";
 
@@ -261,14 +263,19 @@ fn impossible(status: &StatusReply, name: &ModelName, why: &[(NodeId, Unfit)]) -
     }
     // What was told stands until somebody asks anew.
     let has_failed = why.iter().any(|(_, unfit)| matches!(unfit, Unfit::Told(_)));
-    let mend = if has_failed { "mend that and pull it again" } else { "mend that" };
+    let mend = match (has_failed, reasons.is_empty() && emptied.is_empty()) {
+        (true, _) => "mend that and pull it again",
+        (false, true) => "add a node",
+        (false, false) => "mend that",
+    };
     let next = if fits == 0 {
         format!("ollamax model why {name}")
     } else {
         format!("{mend}, or want less: ollamax model pull {name} --replicas {fits}")
     };
     let reasons: Vec<String> = reasons.into_iter().chain(emptied).collect();
-    entry("wish_impossible", format!("{name} fits on {fits} of {of} nodes"), reasons.join("; "), next)
+    let why = if reasons.is_empty() { NO_OTHER_WHY.to_owned() } else { reasons.join("; ") };
+    entry("wish_impossible", format!("{name} fits on {fits} of {of} nodes"), why, next)
 }
 
 fn standing(status: &StatusReply) -> impl Iterator<Item = &NodeView> {
@@ -386,6 +393,8 @@ mod tests {
         check(&all[..2], ["fits on 1 of 3 nodes", "n1 has no runtime that answers; n2 is not heard"], fewer);
         let reasons = "n1 has no runtime that answers; n2 is not heard; node 9 is no member";
         check(&all, ["fits on 0 of 3 nodes", reasons], "ollamax model why NAME");
+        let fewer = "add a node, or want less: ollamax model pull NAME --replicas 3";
+        check(&[], ["fits on 3 of 3 nodes", "there is no other node"], fewer);
         let failed = [(NodeId(3), Unfit::Told(ErrorCode::DiskFull))];
         let fewer = "mend that and pull it again, or want less: ollamax model pull NAME --replicas 2";
         check(&failed, ["fits on 2 of 3 nodes", "n3 has failed (disk_full)"], fewer);
