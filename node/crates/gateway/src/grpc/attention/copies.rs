@@ -19,9 +19,13 @@ use super::{entry, span};
 /// Models that are named one by one.
 const NAMED_MAX: usize = 5;
 const COMES_WHY: &str = "what is missing comes as soon as a node that has been there for a while has room for it";
+const NAMED_COMES_WHY: &str =
+    "it is wanted on nodes by their names and comes to no other; it comes when they are there and have room";
 const LASTING_WHY: &str =
     "it is removed only while another node that is heard keeps that version, and when its runtime lets it go";
 const LEFT_OUT_WHY: &str = "it was removed there by hand, so nothing puts it back there; others may get it instead";
+const NAMED_LEFT_OUT_WHY: &str =
+    "it was removed there by hand, so nothing puts it back there; it is wanted on named nodes, and no other gets it";
 /// What keeps a model from more copies, where nothing is wrong with any node.
 pub(in crate::grpc) const NO_OTHER_WHY: &str = "there is no other node";
 const NO_MAJORITY_WHY: &str = "no majority of voters answers, and nothing is planned before one does";
@@ -55,6 +59,8 @@ pub struct Few {
     pub wants: u32,
     /// Who has one, silent or not.
     pub holders: BTreeSet<NodeId>,
+    /// It is wanted on nodes by their names, so that nobody stands in for one.
+    pub is_named: bool,
     /// What ended its wish; `None` where it goes on.
     pub ended: Option<Ended>,
 }
@@ -128,10 +134,12 @@ fn not_coming(status: &StatusReply, left_out: &[LeftOut], found: &mut Vec<Attent
             left_out.iter().take(NAMED_MAX).map(|(LeftOut { name, .. }, node)| format!("{name} on {node}")).collect();
         let what = format!("{} copies are left out: {}, and more", left_out.len(), first.join(", "));
         let next = "ollamax model why NAME; to have it there again: ollamax model pull NAME --node NODE,NODE";
-        found.push(entry("copy_left_out", what, LEFT_OUT_WHY.to_owned(), next.to_owned()));
+        let why = most(left_out.iter().map(|(left_out, _)| why_left_out(left_out).to_owned()));
+        found.push(entry("copy_left_out", what, why, next.to_owned()));
         return;
     }
-    found.extend(left_out.into_iter().map(|(LeftOut { name, since_ms, named, .. }, node)| {
+    found.extend(left_out.into_iter().map(|(left_out, node)| {
+        let LeftOut { name, since_ms, named, .. } = left_out;
         let what = format!("{node} is left out of who gets {name}, for {}", span(*since_ms));
         let again = match named {
             None => format!("on {node}: ollama pull {name}"),
@@ -140,8 +148,14 @@ fn not_coming(status: &StatusReply, left_out: &[LeftOut], found: &mut Vec<Attent
                 format!("ollamax model pull {name} --node {}", named.join(","))
             }
         };
-        entry("copy_left_out", what, LEFT_OUT_WHY.to_owned(), format!("to have it there again: {again}"))
+        let why = why_left_out(left_out).to_owned();
+        entry("copy_left_out", what, why, format!("to have it there again: {again}"))
     }));
+}
+
+/// Why a copy does not come back; nobody stands in for a node that is named.
+const fn why_left_out(left_out: &LeftOut) -> &'static str {
+    if left_out.named.is_some() { NAMED_LEFT_OUT_WHY } else { LEFT_OUT_WHY }
 }
 
 /// Copies that stay although they were told to go. One on a node that is silent waits for that node, which is told.
@@ -183,7 +197,7 @@ fn too_few(status: &StatusReply, copies: Copies<'_>, found: &mut Vec<Attention>)
 /// Why copies are missing: with what the wish ended, or who is missed and what will happen, the longest silence first.
 /// And what there is to do.
 fn reason(status: &StatusReply, few: &Few, repair_after: Duration) -> (String, String) {
-    let Few { name, has, holders, ended, .. } = few;
+    let Few { name, has, holders, is_named, ended, .. } = few;
     let look = format!("ollamax model why {name}");
     if status.raft.as_ref().is_some_and(|raft| !raft.has_quorum) {
         return (NO_MAJORITY_WHY.to_owned(), look);
@@ -196,10 +210,15 @@ fn reason(status: &StatusReply, few: &Few, repair_after: Duration) -> (String, S
     let mut silent: Vec<&NodeView> = standing(status).filter(|node| is_silent(node)).collect();
     silent.retain(|node| holders.contains(&NodeId(node.id)));
     let Some(node) = silent.into_iter().max_by_key(|node| node.silent_ms) else {
-        return (COMES_WHY.to_owned(), look);
+        let why = if *is_named { NAMED_COMES_WHY } else { COMES_WHY };
+        return (why.to_owned(), look);
     };
     let after_ms = u64::try_from(repair_after.as_millis()).unwrap_or(u64::MAX);
     let (silent, silence) = (&node.name, span(node.silent_ms));
+    if *is_named {
+        let why = "it is wanted there by its name, so no other gets a copy instead";
+        return (format!("{silent} is silent for {silence}; {why}"), look);
+    }
     if node.silent_ms < after_ms {
         return (format!("{silent} is silent for {silence}; after {} a new copy is made", span(after_ms)), look);
     }
@@ -306,7 +325,7 @@ mod tests {
 
     fn few(number: usize, holders: &[u64]) -> Few {
         let holders = holders.iter().copied().map(NodeId).collect();
-        Few { name: name(number), has: 1, wants: 2, holders, ended: None }
+        Few { name: name(number), has: 1, wants: 2, holders, is_named: false, ended: None }
     }
 
     fn silent(id: usize, silent_ms: u64) -> StatusReply {
@@ -346,6 +365,11 @@ mod tests {
         let mut leaderless = silent(2, 660_000);
         leaderless.raft = Some(RaftView::default());
         check(&leaderless, &[1, 2], NO_MAJORITY_WHY);
+
+        let named = |status: &StatusReply| reason(status, &Few { is_named: true, ..few(1, &[1, 2]) }, Duration::ZERO).0;
+        assert_eq!(named(&status()), NAMED_COMES_WHY);
+        let silent = named(&silent(2, 660_000));
+        assert_eq!(silent, "n2 is silent for 11 min; it is wanted there by its name, so no other gets a copy instead");
     }
 
     #[test]
@@ -472,7 +496,8 @@ mod tests {
             };
             let (left_out, mut found): (Vec<LeftOut>, _) = ((0..copies).map(left_out).collect(), Vec::new());
             missing(status, Copies { left_out: &left_out, ..Copies::default() }, &mut found);
-            assert!(found.iter().all(|line| line.id == "copy_left_out" && line.why == LEFT_OUT_WHY), "{found:?}");
+            let why = if named.is_some() { NAMED_LEFT_OUT_WHY } else { LEFT_OUT_WHY };
+            assert!(found.iter().all(|line| line.id == "copy_left_out" && line.why == why), "{found:?}");
             found.into_iter().map(|line| (line.what, line.next)).collect::<Vec<_>>()
         };
         let m0 = name(0);
