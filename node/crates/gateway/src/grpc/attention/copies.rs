@@ -197,14 +197,17 @@ fn too_few(status: &StatusReply, copies: Copies<'_>, found: &mut Vec<Attention>)
 /// Why copies are missing: with what the wish ended, or who is missed and what will happen, the longest silence first.
 /// And what there is to do.
 fn reason(status: &StatusReply, few: &Few, repair_after: Duration) -> (String, String) {
-    let Few { name, has, holders, is_named, ended, .. } = few;
+    let Few { name, holders, is_named, ended, .. } = few;
     let look = format!("ollamax model why {name}");
     if status.raft.as_ref().is_some_and(|raft| !raft.has_quorum) {
         return (NO_MAJORITY_WHY.to_owned(), look);
     }
     if let Some(Ended { why, again }) = ended {
-        let end =
-            if *has == 0 { format!("ollamax model rm {name}") } else { format!("ollamax model pull {name} --cancel") };
+        let end = if holders.is_empty() {
+            format!("ollamax model rm {name}")
+        } else {
+            format!("ollamax model pull {name} --cancel")
+        };
         return (why.clone(), format!("to have it tried again: {again}; to want it no more: {end}"));
     }
     let mut silent: Vec<&NodeView> = standing(status).filter(|node| is_silent(node)).collect();
@@ -374,16 +377,17 @@ mod tests {
 
     #[test]
     fn a_wish_that_ended_is_told_with_what_was_told_and_how_it_goes_on_or_ends() {
-        let check = |has: u32, end: &str| {
+        let check = |has: u32, holders: &[u64], end: &str| {
             let again = "ollamax model pull m1:latest --node n1".to_owned();
             let ended = Some(Ended { why: "n1: full".to_owned(), again: again.clone() });
-            let few = Few { has, ended, ..few(1, &[2]) };
+            let few = Few { has, ended, ..few(1, holders) };
             let [line]: [[String; 4]; 1] = told(&silent(2, 240_000), &[few], &[]).try_into().expect("one line");
             let next = format!("to have it tried again: {again}; to want it no more: {end}");
             assert_eq!(line[2..], ["n1: full".to_owned(), next]);
         };
-        check(0, "ollamax model rm m1:latest");
-        check(1, "ollamax model pull m1:latest --cancel");
+        check(0, &[], "ollamax model rm m1:latest");
+        check(0, &[2], "ollamax model pull m1:latest --cancel"); // what failed was an update
+        check(1, &[2], "ollamax model pull m1:latest --cancel");
     }
 
     #[test]
