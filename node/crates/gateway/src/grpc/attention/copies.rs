@@ -265,7 +265,7 @@ fn impossible(status: &StatusReply, name: &ModelName, why: &[(NodeId, Unfit)]) -
     let of = standing(status).count();
     let is_told = |node: &NodeView| why.iter().any(|(other, _)| other.0 == node.id);
     let emptied = standing(status).filter(|node| node.cordon() == Cordon::Emptying && !is_told(node));
-    let emptied: Vec<String> = emptied.map(|node| Unfit::Drained.of(&node.name)).collect();
+    let emptied: Vec<String> = emptied.map(|node| format!("{} is being emptied", node.name)).collect();
     let fits = of.saturating_sub(why.len() + emptied.len());
     let word = |node: NodeId| match status.nodes.iter().find(|view| view.id == node.0) {
         Some(view) if view.state() == State::Departed => format!("{} (node {node})", view.name),
@@ -451,7 +451,7 @@ mod tests {
         check(&failed, [what, both], &format!("mend that and pull it again, {fewer}"));
         let both = "n3 is a gateway; n2 is being emptied";
         check(&[(3, Unfit::Gateway)], [what, both], &format!("mend that, {fewer}"));
-        let both = "n2 is being emptied; n3 is a gateway";
+        let both = "n2 is drained; n3 is a gateway";
         check(&[(2, Unfit::Drained), (3, Unfit::Gateway)], [what, both], &format!("mend that, {fewer}"));
     }
 
