@@ -287,7 +287,13 @@ pub(super) async fn cancel(global: &Global, args: &PullArgs) -> Result<(), Failu
         return output::json("ModelPullCancel", json!({"name": args.name, "cancelled": true}));
     }
     output::line(&format!("the pull of {} was cancelled", args.name))?;
-    output::talk(global.output, &format!("What was fetched is kept. Next: ollamax model pull {}", args.name));
+    // Without a node it is the whole wish that ended, also where it only asked for a newer version.
+    let kept = if args.nodes.is_empty() {
+        "It is wanted nowhere now: copies that are there stay, and none is made anew. What was fetched is kept."
+    } else {
+        "What was fetched is kept."
+    };
+    output::talk(global.output, &format!("{kept} Next: ollamax model pull {}", args.name));
     Ok(())
 }
 

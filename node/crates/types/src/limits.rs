@@ -187,6 +187,9 @@ pub const WISH_TARGETS_MAX: usize = 64;
 /// How long the same question is answered with a round whose ingester has the model already: who receives may be away
 /// for long, and the registry must be asked again some day.
 pub const ROUND_KEPT_FOR: Duration = Duration::from_secs(600);
+/// The same where nobody says anything of places and a new round would go on with the same nodes: little is lost by
+/// one, and who is off must not keep the others from what the registry has today.
+pub const ROUND_KEPT_UNSAID_FOR: Duration = Duration::from_secs(60);
 /// Most nodes that one wish keeps as those with a copy too many; beyond them copies stay as they were found.
 pub const WISH_SURPLUS_MAX: usize = 64;
 /// Most failures of nodes that one wish keeps; those without a part in its plan make room.

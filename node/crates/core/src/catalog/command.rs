@@ -217,7 +217,7 @@ pub enum Command {
     /// A model shall be on some nodes. Begins a round, which forgets what an earlier one has come to, save what people
     /// removed, and save the version where a file says only where it shall be or there shall be fewer copies. A round
     /// of the same wish that is not planned yet or that somebody is busy with goes on, for receivers alone as long as
-    /// `ROUND_KEPT_FOR`. Answers [`Answer::Wish`].
+    /// `ROUND_KEPT_FOR`, or `ROUND_KEPT_UNSAID_FOR` where nobody says anything of places. Answers [`Answer::Wish`].
     AskModel {
         /// Which model.
         name: ModelName,

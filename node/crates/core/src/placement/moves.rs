@@ -524,7 +524,7 @@ impl<'a> Case<'a> {
         let fresh: Vec<NodeId> = self.candidates().into_iter().take(missing.min(room)).collect();
         let Some(first) = fresh.first().copied() else {
             return if is_short && !self.has_somebody_to_wait_for() {
-                Step::Impossible(self.unfit())
+                Step::Impossible(self.unfit_or_lost())
             } else {
                 Step::Nothing
             };
@@ -624,6 +624,14 @@ impl<'a> Case<'a> {
     fn unfit(&self) -> Reasons {
         let new = self.world.sites.values().filter(|site| self.is_new(site));
         new.filter_map(|site| Some((site.node, self.why_unfit(site)?))).collect()
+    }
+
+    /// What is wrong with each node that has no copy which counts, in order: whose copy is lost takes a place as well.
+    fn unfit_or_lost(&self) -> Reasons {
+        let lost = self.copies().filter(|site| self.world.is_lost(site));
+        let mut reasons: Reasons = self.unfit().into_iter().chain(lost.map(|site| (site.node, Unfit::Dead))).collect();
+        reasons.sort_by_key(|(node, _)| *node);
+        reasons
     }
 
     /// Neither has it nor is to have it.

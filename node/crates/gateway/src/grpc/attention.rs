@@ -18,6 +18,7 @@ use super::daemon::AdminError;
 mod consensus;
 mod copies;
 
+pub(super) use copies::NO_OTHER_WHY;
 pub use copies::{Copies, Ended, Few, Lasting, LeftOut};
 
 /// Clock difference between nodes that is worth a line, milliseconds.

@@ -189,7 +189,8 @@ fn few(view: &dyn View, shortfall: &Outlook, copies: &[Location]) -> Result<Vec<
     let ends = Ends::of(view, shortfall)?;
     let few = under.iter().map(|Shortage { name, has, wants }| {
         let holders = holders.remove(name).unwrap_or_default();
-        Ok(Few { name: name.clone(), has: *has, wants: *wants, holders, ended: ends.of_wish(name)? })
+        let is_named = read::wish(view, name)?.is_some_and(|wish| matches!(wish.replicas, Replicas::Nodes(_)));
+        Ok(Few { name: name.clone(), has: *has, wants: *wants, holders, is_named, ended: ends.of_wish(name)? })
     });
     few.collect()
 }
@@ -635,7 +636,7 @@ mod tests {
         assert_eq!(held_by_node(&copies), BTreeMap::from([(NodeId(1), 3), (NodeId(2), 2)]));
         let short = Shortage { name: "z".parse().expect("a name"), has: 2, wants: 3 };
         let holders = BTreeSet::from([NodeId(1), NodeId(2)]);
-        let expected = Few { name: short.name.clone(), has: 2, wants: 3, holders, ended: None };
+        let expected = Few { name: short.name.clone(), has: 2, wants: 3, holders, is_named: false, ended: None };
         let shortfall = Outlook { under: vec![short], ..Outlook::default() };
         assert_eq!(few(&MemView::default(), &shortfall, &copies), Ok(vec![expected]));
         let pinned = |name: &str, digest: Option<u8>| Model {

@@ -13,6 +13,7 @@ use ollamax_proto::v1;
 use ollamax_proto::v1::wish_view::State;
 use ollamax_types::{ErrorCode, NodeId, RequestId};
 
+use super::attention::NO_OTHER_WHY;
 use super::daemon::AdminError;
 use super::pulls::{Pulls, parse};
 use crate::wishfile::{self, Change, CompareError, Declared};
@@ -190,7 +191,9 @@ fn state_of(wish: &Wish, holders: &BTreeSet<NodeId>, lacking: &Lacking, names: &
             (Unfit::Told(_), Some(failure)) => told(&names.name(*node), failure),
             _ => unfit.of(&names.name(*node)),
         };
-        return (State::Impossible, reasons.iter().map(word).collect::<Vec<_>>().join("; "));
+        let words: Vec<String> = reasons.iter().map(word).collect();
+        let why = if words.is_empty() { NO_OTHER_WHY.to_owned() } else { words.join("; ") };
+        return (State::Impossible, why);
     }
     let ended = ended(wish, holders, reasons.map_or(&[][..], Vec::as_slice));
     if !ended.is_empty() {
@@ -320,6 +323,9 @@ mod tests {
         let told = |node: u64| (NodeId(node), Unfit::Told(ErrorCode::DiskFull));
         let both = (State::Impossible, "n1: full; n2 is a gateway");
         let reasons = [told(1), (NodeId(2), Unfit::Gateway)];
+        let none = Lacking { impossible: BTreeMap::from([("m:latest".to_owned(), vec![])]), ..Lacking::default() };
+        let impossible = (State::Impossible, "there is no other node");
+        check("nor is anything wrong with one", wish(known, &[1, 2], &[]), &[1, 2], none, impossible);
         check("no node, and one failed", wish(None, &[1], &[1]), &[], lacking(true, &reasons), both);
     }
 

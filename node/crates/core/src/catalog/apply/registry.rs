@@ -6,7 +6,9 @@
 //! A pinned name cannot be given another version, and a disabled one none at all. A round that is begun here differs
 //! from one that is asked for in that its version is known from the start.
 
-use ollamax_types::limits::{MODEL_KEY_BYTES_MAX, MODELS_MAX, PHASE_NOTE_BYTES_MAX, REPORT_MODELS_MAX, VERSIONS_MAX};
+use ollamax_types::limits::{
+    MODEL_KEY_BYTES_MAX, MODELS_MAX, PHASE_NOTE_BYTES_MAX, REPORT_MODELS_MAX, ROUND_KEPT_FOR, VERSIONS_MAX,
+};
 use ollamax_types::{Digest, ModelName, NodeId};
 
 use super::draft::Draft;
@@ -41,7 +43,7 @@ pub(super) fn fix(scene: &Scene<'_>, fixed: Fixed<'_>, replicas: Option<&Replica
     let left_out = wishes::left_out(scene, &replicas, held.as_ref())?;
     if let Some(wish) = &held
         && (&wish.replicas, wish.digest, is_new) == (&replicas, Some(fixed.digest), false)
-        && wishes::goes_on(scene, wish, Some(fixed.digest), &left_out)?
+        && wishes::goes_on(scene, wish, Some(fixed.digest), &left_out, ROUND_KEPT_FOR)?
     {
         return Ok(Applied::new(Vec::new(), Answer::Wish { round: wish.round }));
     }

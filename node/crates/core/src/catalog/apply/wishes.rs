@@ -13,10 +13,11 @@
 //! differently.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use ollamax_types::limits::{
-    COPY_SOURCES_MAX, FAILURE_TEXT_BYTES_MAX, MODEL_BYTES_MAX, ROUND_KEPT_FOR, WISH_FAILURES_MAX, WISH_SURPLUS_MAX,
-    WISH_TARGETS_MAX, WISHES_MAX,
+    COPY_SOURCES_MAX, FAILURE_TEXT_BYTES_MAX, MODEL_BYTES_MAX, ROUND_KEPT_FOR, ROUND_KEPT_UNSAID_FOR,
+    WISH_FAILURES_MAX, WISH_SURPLUS_MAX, WISH_TARGETS_MAX, WISHES_MAX,
 };
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Role};
 
@@ -101,7 +102,7 @@ pub(super) fn ask(scene: &Scene<'_>, asked: Asked<'_>) -> Step {
     if let Some(held) = of_version
         && (&held.replicas, held.insecure, &held.want, held.declared)
             == (&wish.replicas, wish.insecure, &wish.want, wish.declared)
-        && (goes_on(scene, held, pinned, &wish.failures)?
+        && (goes_on(scene, held, pinned, &wish.failures, kept_for(asked, &wish, pinned))?
             || (asked.unsaid && pinned.is_some() && is_spread(scene, held, &wish.failures)?))
     {
         return Ok(Applied::new(Vec::new(), Answer::Wish { round: held.round }));
@@ -403,15 +404,23 @@ fn check_some(nodes: usize) -> Result<(), Stop> {
     }
 }
 
+/// How long a round goes on for receivers alone. A new one that has its plan from the start costs them no place, so that
+/// it asks the registry soon; of a pinned model there is nothing to ask.
+fn kept_for(asked: Asked<'_>, anew: &Wish, pinned: Option<Digest>) -> Duration {
+    let is_soon = asked.unsaid && pinned.is_none() && anew.plan.is_some();
+    if is_soon { ROUND_KEPT_UNSAID_FOR } else { ROUND_KEPT_FOR }
+}
+
 /// Whether a round need not begin anew: nothing is planned, and a new one would begin with the same version (`fixed`)
 /// and leave out the same nodes; or its ingester can go on and some target neither holds the model nor has failed. For
-/// targets alone it is kept for some time only: one that is away must not keep everybody from what the registry has
-/// today.
+/// targets alone it is kept for some time only (`kept_for`): one that is away must not keep everybody from what the
+/// registry has today.
 pub(super) fn goes_on(
     scene: &Scene<'_>,
     wish: &Wish,
     fixed: Option<Digest>,
     left_out: &Failures,
+    kept_for: Duration,
 ) -> Result<bool, Fault> {
     let Some(plan) = &wish.plan else {
         return Ok(wish.digest == fixed && wish.failures == *left_out);
@@ -420,7 +429,7 @@ pub(super) fn goes_on(
         return Ok(false);
     }
     let passed_ms = u128::from(scene.entry.log_time.ms_since(wish.asked_at));
-    if passed_ms >= ROUND_KEPT_FOR.as_millis() && holds(scene, wish, plan.ingester)? {
+    if passed_ms >= kept_for.as_millis() && holds(scene, wish, plan.ingester)? {
         return Ok(false);
     }
     for node in &plan.targets {

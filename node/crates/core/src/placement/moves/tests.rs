@@ -428,24 +428,27 @@ fn what_cannot_be_is_told_with_the_reasons() {
     let two = || standing(2, &[1, 2], &[1, 2]);
     let full = Site { disk_free_bytes: Some(11 * GB), ..site(3) };
     let no_room = Unfit::NoRoom { needed_bytes: 10 * GB + SPARE_BYTES_MIN, free_bytes: 11 * GB };
-    assert_eq!(told(full, two()), [(NodeId(3), no_room)], "a little stays free");
+    let dead = || (NodeId(2), Unfit::Dead);
+    assert_eq!(told(full, two()), [dead(), (NodeId(3), no_room)], "a little stays free");
     let nearly = Site { disk_free_bytes: Some(29 * GB), ..site(3) };
-    assert_eq!(told(nearly, two()), [(NodeId(3), Unfit::DiskWatermark { percent: 90 })]);
+    assert_eq!(told(nearly, two()), [dead(), (NodeId(3), Unfit::DiskWatermark { percent: 90 })]);
     let keeping = |disk_free_bytes_min: u64| {
         let mut two = two();
         two.wish.want.disk_free_bytes_min = disk_free_bytes_min;
         two
     };
     let disk = Unfit::DiskFree { kept_bytes: 91 * GB, left_bytes: Some(90 * GB) };
-    assert_eq!(told(site(3), keeping(91 * GB)), [(NodeId(3), disk)], "the wish wants more of the disk left");
+    assert_eq!(told(site(3), keeping(91 * GB)), [dead(), (NodeId(3), disk)], "the wish wants more of the disk left");
     let unknown = Site { disk_free_bytes: None, ..site(3) };
     let disk = Unfit::DiskFree { kept_bytes: 1, left_bytes: None };
-    assert_eq!(told(unknown, keeping(1)), [(NodeId(3), disk)]);
+    assert_eq!(told(unknown, keeping(1)), [dead(), (NodeId(3), disk)]);
     let sites = [site(1), lost(2), site(3)];
     check("just so much", &sites, keeping(90 * GB), &[plan(1, &[1, 2, 3], PlanKind::Repair)]);
     let cordoned = Site { cordon: Cordon::Cordoned, ..site(3) };
     let found = outlook(&[site(1), lost(2), cordoned], &[standing(3, &[1, 2], &[1, 2])], &[], &knobs);
-    assert_eq!(found.impossible[0].1, [(NodeId(3), Unfit::Cordoned)]);
+    assert_eq!(found.impossible[0].1, [dead(), (NodeId(3), Unfit::Cordoned)]);
+    let all_had = outlook(&[site(1), site(3), lost(2)], &[standing(3, &[1, 2, 3], &[1, 2, 3])], &[], &knobs);
+    assert_eq!(all_had.impossible[0].1, [dead()], "nobody else is there, and who is lost is the reason");
     let mut failed = two();
     let failure = Failure { code: ErrorCode::OriginFailed, text: "no".to_owned(), at: Timestamp(2), by_hand: false };
     failed.wish.failures.insert(NodeId(3), failure);

@@ -19,9 +19,15 @@ use super::{entry, span};
 /// Models that are named one by one.
 const NAMED_MAX: usize = 5;
 const COMES_WHY: &str = "what is missing comes as soon as a node that has been there for a while has room for it";
+const NAMED_COMES_WHY: &str =
+    "it is wanted on nodes by their names and comes to no other; it comes when they are there and have room";
 const LASTING_WHY: &str =
     "it is removed only while another node that is heard keeps that version, and when its runtime lets it go";
 const LEFT_OUT_WHY: &str = "it was removed there by hand, so nothing puts it back there; others may get it instead";
+const NAMED_LEFT_OUT_WHY: &str =
+    "it was removed there by hand, so nothing puts it back there; it is wanted on named nodes, and no other gets it";
+/// What keeps a model from more copies, where nothing is wrong with any node.
+pub(in crate::grpc) const NO_OTHER_WHY: &str = "there is no other node";
 const NO_MAJORITY_WHY: &str = "no majority of voters answers, and nothing is planned before one does";
 const PIN_WHY: &str = "no other version may take its place, and no node can give this one";
 
@@ -53,6 +59,8 @@ pub struct Few {
     pub wants: u32,
     /// Who has one, silent or not.
     pub holders: BTreeSet<NodeId>,
+    /// It is wanted on nodes by their names, so that nobody stands in for one.
+    pub is_named: bool,
     /// What ended its wish; `None` where it goes on.
     pub ended: Option<Ended>,
 }
@@ -126,10 +134,12 @@ fn not_coming(status: &StatusReply, left_out: &[LeftOut], found: &mut Vec<Attent
             left_out.iter().take(NAMED_MAX).map(|(LeftOut { name, .. }, node)| format!("{name} on {node}")).collect();
         let what = format!("{} copies are left out: {}, and more", left_out.len(), first.join(", "));
         let next = "ollamax model why NAME; to have it there again: ollamax model pull NAME --node NODE,NODE";
-        found.push(entry("copy_left_out", what, LEFT_OUT_WHY.to_owned(), next.to_owned()));
+        let why = most(left_out.iter().map(|(left_out, _)| why_left_out(left_out).to_owned()));
+        found.push(entry("copy_left_out", what, why, next.to_owned()));
         return;
     }
-    found.extend(left_out.into_iter().map(|(LeftOut { name, since_ms, named, .. }, node)| {
+    found.extend(left_out.into_iter().map(|(left_out, node)| {
+        let LeftOut { name, since_ms, named, .. } = left_out;
         let what = format!("{node} is left out of who gets {name}, for {}", span(*since_ms));
         let again = match named {
             None => format!("on {node}: ollama pull {name}"),
@@ -138,8 +148,14 @@ fn not_coming(status: &StatusReply, left_out: &[LeftOut], found: &mut Vec<Attent
                 format!("ollamax model pull {name} --node {}", named.join(","))
             }
         };
-        entry("copy_left_out", what, LEFT_OUT_WHY.to_owned(), format!("to have it there again: {again}"))
+        let why = why_left_out(left_out).to_owned();
+        entry("copy_left_out", what, why, format!("to have it there again: {again}"))
     }));
+}
+
+/// Why a copy does not come back; nobody stands in for a node that is named.
+const fn why_left_out(left_out: &LeftOut) -> &'static str {
+    if left_out.named.is_some() { NAMED_LEFT_OUT_WHY } else { LEFT_OUT_WHY }
 }
 
 /// Copies that stay although they were told to go. One on a node that is silent waits for that node, which is told.
@@ -181,23 +197,31 @@ fn too_few(status: &StatusReply, copies: Copies<'_>, found: &mut Vec<Attention>)
 /// Why copies are missing: with what the wish ended, or who is missed and what will happen, the longest silence first.
 /// And what there is to do.
 fn reason(status: &StatusReply, few: &Few, repair_after: Duration) -> (String, String) {
-    let Few { name, has, holders, ended, .. } = few;
+    let Few { name, holders, is_named, ended, .. } = few;
     let look = format!("ollamax model why {name}");
     if status.raft.as_ref().is_some_and(|raft| !raft.has_quorum) {
         return (NO_MAJORITY_WHY.to_owned(), look);
     }
     if let Some(Ended { why, again }) = ended {
-        let end =
-            if *has == 0 { format!("ollamax model rm {name}") } else { format!("ollamax model pull {name} --cancel") };
+        let end = if holders.is_empty() {
+            format!("ollamax model rm {name}")
+        } else {
+            format!("ollamax model pull {name} --cancel")
+        };
         return (why.clone(), format!("to have it tried again: {again}; to want it no more: {end}"));
     }
     let mut silent: Vec<&NodeView> = standing(status).filter(|node| is_silent(node)).collect();
     silent.retain(|node| holders.contains(&NodeId(node.id)));
     let Some(node) = silent.into_iter().max_by_key(|node| node.silent_ms) else {
-        return (COMES_WHY.to_owned(), look);
+        let why = if *is_named { NAMED_COMES_WHY } else { COMES_WHY };
+        return (why.to_owned(), look);
     };
     let after_ms = u64::try_from(repair_after.as_millis()).unwrap_or(u64::MAX);
     let (silent, silence) = (&node.name, span(node.silent_ms));
+    if *is_named {
+        let why = "it is wanted there by its name, so no other gets a copy instead";
+        return (format!("{silent} is silent for {silence}; {why}"), look);
+    }
     if node.silent_ms < after_ms {
         return (format!("{silent} is silent for {silence}; after {} a new copy is made", span(after_ms)), look);
     }
@@ -241,7 +265,7 @@ fn impossible(status: &StatusReply, name: &ModelName, why: &[(NodeId, Unfit)]) -
     let of = standing(status).count();
     let is_told = |node: &NodeView| why.iter().any(|(other, _)| other.0 == node.id);
     let emptied = standing(status).filter(|node| node.cordon() == Cordon::Emptying && !is_told(node));
-    let emptied: Vec<String> = emptied.map(|node| Unfit::Drained.of(&node.name)).collect();
+    let emptied: Vec<String> = emptied.map(|node| format!("{} is being emptied", node.name)).collect();
     let fits = of.saturating_sub(why.len() + emptied.len());
     let word = |node: NodeId| match status.nodes.iter().find(|view| view.id == node.0) {
         Some(view) if view.state() == State::Departed => format!("{} (node {node})", view.name),
@@ -261,14 +285,19 @@ fn impossible(status: &StatusReply, name: &ModelName, why: &[(NodeId, Unfit)]) -
     }
     // What was told stands until somebody asks anew.
     let has_failed = why.iter().any(|(_, unfit)| matches!(unfit, Unfit::Told(_)));
-    let mend = if has_failed { "mend that and pull it again" } else { "mend that" };
+    let mend = match (has_failed, reasons.is_empty() && emptied.is_empty()) {
+        (true, _) => "mend that and pull it again",
+        (false, true) => "add a node",
+        (false, false) => "mend that",
+    };
     let next = if fits == 0 {
         format!("ollamax model why {name}")
     } else {
         format!("{mend}, or want less: ollamax model pull {name} --replicas {fits}")
     };
     let reasons: Vec<String> = reasons.into_iter().chain(emptied).collect();
-    entry("wish_impossible", format!("{name} fits on {fits} of {of} nodes"), reasons.join("; "), next)
+    let why = if reasons.is_empty() { NO_OTHER_WHY.to_owned() } else { reasons.join("; ") };
+    entry("wish_impossible", format!("{name} fits on {fits} of {of} nodes"), why, next)
 }
 
 fn standing(status: &StatusReply) -> impl Iterator<Item = &NodeView> {
@@ -299,7 +328,7 @@ mod tests {
 
     fn few(number: usize, holders: &[u64]) -> Few {
         let holders = holders.iter().copied().map(NodeId).collect();
-        Few { name: name(number), has: 1, wants: 2, holders, ended: None }
+        Few { name: name(number), has: 1, wants: 2, holders, is_named: false, ended: None }
     }
 
     fn silent(id: usize, silent_ms: u64) -> StatusReply {
@@ -339,20 +368,26 @@ mod tests {
         let mut leaderless = silent(2, 660_000);
         leaderless.raft = Some(RaftView::default());
         check(&leaderless, &[1, 2], NO_MAJORITY_WHY);
+
+        let named = |status: &StatusReply| reason(status, &Few { is_named: true, ..few(1, &[1, 2]) }, Duration::ZERO).0;
+        assert_eq!(named(&status()), NAMED_COMES_WHY);
+        let silent = named(&silent(2, 660_000));
+        assert_eq!(silent, "n2 is silent for 11 min; it is wanted there by its name, so no other gets a copy instead");
     }
 
     #[test]
     fn a_wish_that_ended_is_told_with_what_was_told_and_how_it_goes_on_or_ends() {
-        let check = |has: u32, end: &str| {
+        let check = |has: u32, holders: &[u64], end: &str| {
             let again = "ollamax model pull m1:latest --node n1".to_owned();
             let ended = Some(Ended { why: "n1: full".to_owned(), again: again.clone() });
-            let few = Few { has, ended, ..few(1, &[2]) };
+            let few = Few { has, ended, ..few(1, holders) };
             let [line]: [[String; 4]; 1] = told(&silent(2, 240_000), &[few], &[]).try_into().expect("one line");
             let next = format!("to have it tried again: {again}; to want it no more: {end}");
             assert_eq!(line[2..], ["n1: full".to_owned(), next]);
         };
-        check(0, "ollamax model rm m1:latest");
-        check(1, "ollamax model pull m1:latest --cancel");
+        check(0, &[], "ollamax model rm m1:latest");
+        check(0, &[2], "ollamax model pull m1:latest --cancel"); // what failed was an update
+        check(1, &[2], "ollamax model pull m1:latest --cancel");
     }
 
     #[test]
@@ -386,6 +421,8 @@ mod tests {
         check(&all[..2], ["fits on 1 of 3 nodes", "n1 has no runtime that answers; n2 is not heard"], fewer);
         let reasons = "n1 has no runtime that answers; n2 is not heard; node 9 is no member";
         check(&all, ["fits on 0 of 3 nodes", reasons], "ollamax model why NAME");
+        let fewer = "add a node, or want less: ollamax model pull NAME --replicas 3";
+        check(&[], ["fits on 3 of 3 nodes", "there is no other node"], fewer);
         let failed = [(NodeId(3), Unfit::Told(ErrorCode::DiskFull))];
         let fewer = "mend that and pull it again, or want less: ollamax model pull NAME --replicas 2";
         check(&failed, ["fits on 2 of 3 nodes", "n3 has failed (disk_full)"], fewer);
@@ -414,7 +451,7 @@ mod tests {
         check(&failed, [what, both], &format!("mend that and pull it again, {fewer}"));
         let both = "n3 is a gateway; n2 is being emptied";
         check(&[(3, Unfit::Gateway)], [what, both], &format!("mend that, {fewer}"));
-        let both = "n2 is being emptied; n3 is a gateway";
+        let both = "n2 is drained; n3 is a gateway";
         check(&[(2, Unfit::Drained), (3, Unfit::Gateway)], [what, both], &format!("mend that, {fewer}"));
     }
 
@@ -463,7 +500,8 @@ mod tests {
             };
             let (left_out, mut found): (Vec<LeftOut>, _) = ((0..copies).map(left_out).collect(), Vec::new());
             missing(status, Copies { left_out: &left_out, ..Copies::default() }, &mut found);
-            assert!(found.iter().all(|line| line.id == "copy_left_out" && line.why == LEFT_OUT_WHY), "{found:?}");
+            let why = if named.is_some() { NAMED_LEFT_OUT_WHY } else { LEFT_OUT_WHY };
+            assert!(found.iter().all(|line| line.id == "copy_left_out" && line.why == why), "{found:?}");
             found.into_iter().map(|line| (line.what, line.next)).collect::<Vec<_>>()
         };
         let m0 = name(0);

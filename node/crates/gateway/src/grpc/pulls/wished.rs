@@ -152,19 +152,15 @@ fn ended(progress: &PullProgress, code: ErrorCode, text: &str) -> PullProgress {
     PullProgress { stage: Stage::Failed(PullError::Elsewhere { node, code, text }), ..progress.clone() }
 }
 
-/// A node's failure at the end of a wish. What is on record stays wished for, and what ends that is told.
+/// A node's failure at the end of a wish. What is on record stays wished for, and what ends that is told: it takes no
+/// copy, as nodes may serve the version of before.
 fn of_stage(node: &str, error: &PullError, over: &Overview) -> AdminError {
     let told = AdminError::of_pull(node, error);
     // One that only this node knows is none of the record.
     if !matches!(error, PullError::Elsewhere { .. }) {
         return told;
     }
-    let name = &over.name;
-    let end = if over.has_copy() {
-        format!("ollamax model pull {name} --cancel")
-    } else {
-        format!("ollamax model rm {name}")
-    };
+    let end = format!("ollamax model pull {} --cancel", over.name);
     AdminError { next: format!("{}; it stays wished for until it is pulled again, or: {end}", told.next), ..told }
 }
 
@@ -334,10 +330,10 @@ mod tests {
         };
         let next = |error: &PullError, stages: &[Option<Stage>]| of_stage("n1", error, &look(stages, true)).next;
         let again = "repeat the command: it is fetched anew; it stays wished for until it is pulled again, or: ";
+        let ends = format!("{again}ollamax model pull m:latest --cancel");
         let alone = [Some(Stage::Failed(failed()))];
-        assert_eq!(next(&failed(), &alone), format!("{again}ollamax model rm m:latest"));
-        let beside = [Some(Stage::Failed(failed())), Some(Stage::Done)];
-        assert_eq!(next(&failed(), &beside), format!("{again}ollamax model pull m:latest --cancel"));
+        assert_eq!(next(&failed(), &alone), ends, "others may have the version of before");
+        assert_eq!(next(&failed(), &[Some(Stage::Failed(failed())), Some(Stage::Done)]), ends);
         assert!(!next(&PullError::Cancelled, &[]).contains("wished"), "it was taken off the record");
     }
 

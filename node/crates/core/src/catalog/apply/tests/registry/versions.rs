@@ -152,6 +152,26 @@ fn whoever_says_nothing_of_places_brings_nothing_back_that_was_removed() {
     check("by a person, of all", Replicas::All, &[gone(3)], &[], &[(3, true)]);
 }
 
+/// A node that was off once kept the others from a version of the registry for ten minutes.
+#[test]
+fn whoever_says_nothing_of_places_asks_the_registry_soon_although_a_node_is_off() {
+    let kept_ms = u64::try_from(ROUND_KEPT_UNSAID_FOR.as_millis()).expect("a minute");
+    // Of two that nobody named, another one takes the place of who is off.
+    for (replicas, is_soon) in [(on(&[1, 2]), true), (Replicas::Count(3), true), (Replicas::Count(2), false)] {
+        let (mut world, _) = World::spread(replicas.clone());
+        let round = world.ask(plain()); // its log time is its index
+        // Node 2 stays with the version of before.
+        world.check_taken([plan(round, 1, &[1, 2]), resolve(round, 1, 8), held(1, 8)]);
+        for (passed_ms, goes_on) in [(kept_ms - 1, true), (kept_ms, !is_soon)] {
+            let answer = world.apply_at(round + passed_ms, plain()).answer;
+            let expected = if goes_on { round } else { world.index };
+            assert_eq!(answer, Answer::Wish { round: expected }, "{replicas:?}, after {passed_ms} ms");
+        }
+        let planned = world.wish("m").plan.map(|plan| plan.targets);
+        assert_eq!(planned, Some(ids(&[1, 2])), "who is off stays wanted");
+    }
+}
+
 /// A version of the registry that failed everywhere once took a copy of the one before away.
 #[test]
 fn an_update_that_fails_lowers_no_number() {
@@ -178,6 +198,8 @@ fn a_pinned_model_goes_on_where_it_was_to_be_without_a_word_of_places() {
     world.check_goes_on(plain(), round); // all that are planned have it
     world.check_taken([plan(round, 1, &[1, 2, 3])]);
     world.check_goes_on(plain(), round); // node 3 is at it
+    let later = u64::try_from(ROUND_KEPT_UNSAID_FOR.as_millis()).expect("a minute");
+    assert_eq!(world.apply_at(round + later, plain()).answer, Answer::Wish { round }, "there is nothing to ask");
     let (node, code, text) = (NodeId(3), ErrorCode::DiskFull, "full".to_owned());
     world.check_taken([Command::TellPull { node, name: name(), round, code, text }]);
     let next = world.ask(plain());
