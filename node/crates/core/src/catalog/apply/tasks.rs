@@ -93,12 +93,15 @@ fn open(scene: &Scene<'_>, id: TaskId, asked: &Asked<'_>) -> Step {
         subject: asked.subject.to_owned(),
         priority: asked.priority,
         repeatable: asked.repeatable,
+        needs_approval: asked.needs_approval,
         state: TaskState::Queued,
         attempt: 0,
+        losses: 0,
         cancel_asked: false,
         progress: TaskProgress::default(),
         asked_by: scene.entry.principal.clone(),
         created_at: now,
+        begun_at: Timestamp(0),
         updated_at: now,
         due_at: Timestamp(0),
     };
@@ -127,7 +130,8 @@ fn assign(scene: &Scene<'_>, id: &TaskId, node: NodeId) -> Step {
         TaskState::Working { node: holder } if *holder == node => Ok(Applied::done(Vec::new())),
         TaskState::Queued => {
             let (attempt, progress) = (task.attempt.saturating_add(1), TaskProgress::default());
-            moved(scene, Task { attempt, progress, ..task }, TaskState::Working { node })
+            let begun_at = scene.entry.log_time;
+            moved(scene, Task { attempt, progress, begun_at, ..task }, TaskState::Working { node })
         }
         _ => Err(stands(&task)),
     }
@@ -188,13 +192,14 @@ fn cancel(scene: &Scene<'_>, id: &TaskId) -> Step {
     }
 }
 
-/// One that was never begun may be one that nobody approved: it is opened anew.
+/// One that was never begun may be one that nobody approved: it is opened anew. What needed an approval needs one more.
 fn retry(scene: &Scene<'_>, id: &TaskId) -> Step {
     let task = known(scene.view, id)?;
     match &task.state {
         TaskState::Failed { .. } | TaskState::Cancelled if task.attempt > 0 => {
-            let again = Task { attempt: 0, cancel_asked: false, progress: TaskProgress::default(), ..task };
-            moved(scene, again, TaskState::Queued)
+            let again = Task { losses: 0, cancel_asked: false, progress: TaskProgress::default(), ..task };
+            let state = if again.needs_approval { TaskState::Waiting } else { TaskState::Queued };
+            moved(scene, again, state)
         }
         TaskState::Cancelled => {
             let state = "cancelled and was never begun; call its tool again".to_owned();
