@@ -2,7 +2,8 @@
 //!
 //! Always holds: a task has one deadline, where its record says, or none while it is queued. It changes hands by a new
 //! attempt alone, which only the leader begins; what is told of another attempt changes nothing. A node that is no
-//! member any more tells and ends nothing, so what it worked at is lost when its lease is over.
+//! member any more tells and ends nothing, so what it worked at is lost when its lease is over. Whatever changes a task
+//! leaves its index in `Counts::tasks_changed_at`.
 
 use ollamax_types::limits::{
     TASK_ARGUMENTS_BYTES_MAX, TASK_PRIORITY_MAX, TASK_RESULT_BYTES_MAX, TASK_TEXT_BYTES_MAX, TASKS_MAX, TASKS_TOLD_MAX,
@@ -85,7 +86,7 @@ fn open(scene: &Scene<'_>, id: TaskId, asked: &Asked<'_>) -> Step {
         return Err(exceeded("this cluster", tasks, TASKS_MAX, "tasks"));
     }
     draft.put(Key::Counts, Record::Counts(Counts { tasks, ..counts }));
-    let now = scene.entry.log_time;
+    let (now, index) = (scene.entry.log_time, scene.index);
     let task = Task {
         id,
         tool: asked.tool.to_owned(),
@@ -106,7 +107,7 @@ fn open(scene: &Scene<'_>, id: TaskId, asked: &Asked<'_>) -> Step {
         due_at: Timestamp(0),
     };
     let state = if asked.needs_approval { TaskState::Waiting } else { TaskState::Queued };
-    write(&draft, task.into_state(state, now));
+    write(&draft, task.into_state(state, now), index)?;
     Ok(Applied::done(draft.into_mutations()))
 }
 
@@ -145,7 +146,8 @@ fn tell(scene: &Scene<'_>, node: NodeId, told: &[TaskTold]) -> Step {
         let Some(task) = read::task(&draft, id)?.filter(|task| task.is_with(node, *attempt)) else { continue };
         // It never goes back; what came late says only that the node is at it still.
         let progress = if progress.done < task.progress.done { task.progress.clone() } else { cut_progress(progress) };
-        change(&draft, Task { progress, ..task }, TaskState::Working { node }, scene.entry.log_time);
+        let when = (scene.entry.log_time, scene.index);
+        change(&draft, Task { progress, ..task }, TaskState::Working { node }, when)?;
     }
     Ok(Applied::done(draft.into_mutations()))
 }
@@ -183,7 +185,7 @@ fn cancel(scene: &Scene<'_>, id: &TaskId) -> Step {
         TaskState::Waiting | TaskState::Queued => moved(scene, task, TaskState::Cancelled),
         TaskState::Working { .. } if !task.cancel_asked => {
             let draft = Draft::new(scene.view);
-            write(&draft, Task { cancel_asked: true, updated_at: scene.entry.log_time, ..task });
+            write(&draft, Task { cancel_asked: true, updated_at: scene.entry.log_time, ..task }, scene.index)?;
             Ok(Applied::done(draft.into_mutations()))
         }
         TaskState::Working { .. } | TaskState::Completed { .. } | TaskState::Failed { .. } | TaskState::Cancelled => {
@@ -209,18 +211,18 @@ fn retry(scene: &Scene<'_>, id: &TaskId) -> Step {
     }
 }
 
-/// What becomes of a task whose deadline has come.
-pub(super) fn look(draft: &Draft<'_>, id: &TaskId, now: Timestamp) -> Result<(), Stop> {
+/// What becomes of a task whose deadline has come, at this log time by the entry of this index.
+pub(super) fn look(draft: &Draft<'_>, id: &TaskId, (now, index): (Timestamp, u64)) -> Result<(), Stop> {
     let Some(task) = read::task(draft, id)?.filter(|task| task.due_at <= now) else { return Ok(()) };
     match &task.state {
         TaskState::Queued => {}
         TaskState::Waiting => {
             let progress = TaskProgress { text: "nobody approved it in time".to_owned(), ..TaskProgress::default() };
-            change(draft, Task { progress, ..task }, TaskState::Cancelled, now);
+            change(draft, Task { progress, ..task }, TaskState::Cancelled, (now, index))?;
         }
         TaskState::Working { .. } => {
             if let Some(lost) = task.after_loss(now) {
-                write(draft, lost);
+                write(draft, lost, index)?;
             }
         }
         TaskState::Completed { .. } | TaskState::Failed { .. } | TaskState::Cancelled => {
@@ -228,7 +230,7 @@ pub(super) fn look(draft: &Draft<'_>, id: &TaskId, now: Timestamp) -> Result<(),
             let counts = read::counts(draft)?;
             let tasks = counts.tasks.checked_sub(1);
             let tasks = tasks.ok_or_else(|| Fault::Invariant("more tasks than counted".to_owned()))?;
-            draft.put(Key::Counts, Record::Counts(Counts { tasks, ..counts }));
+            draft.put(Key::Counts, Record::Counts(Counts { tasks, tasks_changed_at: index, ..counts }));
         }
     }
     Ok(())
@@ -245,23 +247,27 @@ fn stands(task: &Task) -> Stop {
 /// The one change of a command.
 fn moved(scene: &Scene<'_>, task: Task, state: TaskState) -> Step {
     let draft = Draft::new(scene.view);
-    change(&draft, task, state, scene.entry.log_time);
+    change(&draft, task, state, (scene.entry.log_time, scene.index))?;
     Ok(Applied::done(draft.into_mutations()))
 }
 
 /// Another state, with its own deadline in the place of the one before.
-fn change(draft: &Draft<'_>, task: Task, state: TaskState, now: Timestamp) {
+fn change(draft: &Draft<'_>, task: Task, state: TaskState, (now, index): (Timestamp, u64)) -> Result<(), Stop> {
     if task.due_at != Timestamp(0) {
         draft.delete(Key::Deadline(task.due_at, Due::Task(task.id)));
     }
-    write(draft, task.into_state(state, now));
+    write(draft, task.into_state(state, now), index)
 }
 
-fn write(draft: &Draft<'_>, task: Task) {
+/// By the entry of this index.
+fn write(draft: &Draft<'_>, task: Task, index: u64) -> Result<(), Stop> {
     if task.due_at != Timestamp(0) {
         draft.put(Key::Deadline(task.due_at, Due::Task(task.id)), Record::Present);
     }
     draft.put(Key::Task(task.id), Record::Task(Box::new(task)));
+    let counts = read::counts(draft)?;
+    draft.put(Key::Counts, Record::Counts(Counts { tasks_changed_at: index, ..counts }));
+    Ok(())
 }
 
 fn cut_progress(told: &TaskProgress) -> TaskProgress {

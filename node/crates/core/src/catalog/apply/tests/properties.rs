@@ -365,7 +365,9 @@ fn check_values(view: &MemView) {
     for (id, lease) in read::leases(view, None, 999).expect("readable") {
         assert_eq!(lease.values as usize, held.iter().filter(|(of, _)| *of == id).count(), "lease {id}");
     }
-    assert_eq!(read::counts(view), Ok(counts));
+    let kept = read::counts(view).expect("readable");
+    // When a task changed last nothing else tells.
+    assert_eq!(kept, Counts { tasks_changed_at: kept.tasks_changed_at, ..counts });
     assert!(ending.is_subset(&deadlines), "what ends by itself has a deadline");
     check_notes(view);
     check_wishes(view);
@@ -540,6 +542,10 @@ proptest! {
             let before = read::tasks(&view).expect("readable");
             view.apply(index as u64 + 1, 1, entry).expect("no fault");
             let after = read::tasks(&view).expect("readable");
+            let changed_at = read::counts(&view).expect("readable").tasks_changed_at;
+            if before != after {
+                prop_assert_eq!(changed_at, index as u64 + 1, "{:?}", entry.command);
+            }
             for task in &after {
                 if let TaskState::Working { node } = task.state {
                     let first = *holders.entry((task.id, task.attempt)).or_insert(node);
