@@ -12,7 +12,7 @@ use futures::stream::BoxStream;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status, Streaming};
 
-use ollamax_core::catalog::{Answer, Fault, Refusal};
+use ollamax_core::catalog::{Answer, Fault, Refusal, TASKS_VERSION};
 use ollamax_core::placement::Outlook;
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
@@ -277,6 +277,11 @@ impl From<Refusal> for AdminError {
             Refusal::SettingNotFound(_) => ("it was never set, or was deleted", "check the key's spelling"),
             Refusal::Invalid(_) => ("the value is outside its limits", "correct it and repeat the command"),
             Refusal::Fenced { .. } => ("leadership changed meanwhile", "repeat the command"),
+            // A request with a key needs this version, also where the change itself needs less.
+            Refusal::VersionTooLow { needed, .. } if *needed == TASKS_VERSION => (
+                "a member runs an older release",
+                "upgrade all members first; what they know already passes without an idempotency_key",
+            ),
             Refusal::VersionTooLow { .. } => ("a member runs an older release", "upgrade all members first"),
             Refusal::SessionExpired(_) => (
                 "it had no command within its time, or was closed",
@@ -488,5 +493,7 @@ mod tests {
         let error = AdminError::from(metadata::ProposeError::Refused(refusal.clone()));
         assert_eq!(error, AdminError::from(refusal));
         assert_eq!(error.next, "upgrade all members first");
+        let error = AdminError::from(Refusal::VersionTooLow { needed: TASKS_VERSION, actual: 4 });
+        assert!(error.next.ends_with("passes without an idempotency_key"), "{error:?}");
     }
 }
