@@ -87,6 +87,7 @@ fn least(range: &KeyRange) -> Key {
         KeyRange::Models => Key::Model(String::new()),
         KeyRange::VersionsOf(model) => Key::Version(model.clone(), 0),
         KeyRange::Tasks => Key::Task(TaskId([0; 16])),
+        KeyRange::OpenTasksOf(subject) => Key::OpenTask(subject.clone(), TaskId([0; 16])),
     }
 }
 
@@ -112,6 +113,7 @@ pub(super) fn holds(range: &KeyRange, key: &Key) -> bool {
         (KeyRange::Values(namespace, prefix), Key::Value(of, key)) => namespace == of && key.starts_with(prefix),
         (KeyRange::LeaseValues(lease), Key::LeaseValue(of, ..)) => lease == of,
         (KeyRange::SessionAnswers(session), Key::SessionAnswer(of, _)) => session == of,
+        (KeyRange::OpenTasksOf(subject), Key::OpenTask(of, _)) => subject == of,
         _ => false,
     }
 }

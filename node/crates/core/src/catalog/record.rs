@@ -64,6 +64,8 @@ pub enum Key {
     Task(TaskId),
     /// What a request with this key was answered, as [`Once`].
     Once([u8; 32]),
+    /// That a task is not over: whose it is, id. Value: [`Record::Present`].
+    OpenTask(String, TaskId),
 }
 
 /// What ends by itself.
@@ -106,6 +108,7 @@ impl fmt::Display for Key {
             Self::Version(model, number) => write!(f, "version/{model}/{number}"),
             Self::Task(id) => write!(f, "task/{id}"),
             Self::Once(key) => write!(f, "once/{}", digits(key)),
+            Self::OpenTask(subject, id) => write!(f, "open-task/{subject}/{id}"),
         }
     }
 }
@@ -154,6 +157,8 @@ pub enum KeyRange {
     VersionsOf(String),
     /// All tasks, by id.
     Tasks,
+    /// The tasks of one subject that are not over.
+    OpenTasksOf(String),
 }
 
 /// What a key holds.
@@ -197,7 +202,7 @@ pub enum Record {
     Task(Box<Task>),
     /// At [`Key::Once`].
     Once(Once),
-    /// At [`Key::LeaseValue`] and [`Key::Deadline`]: all is in the key.
+    /// At [`Key::LeaseValue`], [`Key::Deadline`] and [`Key::OpenTask`]: all is in the key.
     Present,
 }
 

@@ -347,6 +347,7 @@ fn room_for(unit: &str) -> (&'static str, &'static str) {
     match unit {
         "models" => ("names stay on record for a while when nobody has them any more", NAMES_FULL),
         "tasks" => ("tasks stay on record for a day when they are over", "ollamax task list; wait until old ones go"),
+        "open tasks" => ("so many tasks of one caller are not over", "ollamax task list; then ollamax task cancel ID"),
         "keys of requests" => ("what a request with a key was answered is kept for a day", "wait until old ones go"),
         _ => ("a bound keeps the replicated state small", "delete what is not needed, or raise it: ollamax kv quota"),
     }

@@ -6,7 +6,8 @@
 //! leaves its index in `Counts::tasks_changed_at`.
 
 use ollamax_types::limits::{
-    TASK_ARGUMENTS_BYTES_MAX, TASK_PRIORITY_MAX, TASK_RESULT_BYTES_MAX, TASK_TEXT_BYTES_MAX, TASKS_MAX, TASKS_TOLD_MAX,
+    TASK_ARGUMENTS_BYTES_MAX, TASK_PRIORITY_MAX, TASK_RESULT_BYTES_MAX, TASK_TEXT_BYTES_MAX, TASKS_MAX, TASKS_OPEN_MAX,
+    TASKS_TOLD_MAX,
 };
 use ollamax_types::{NodeId, TaskId, Timestamp};
 
@@ -15,8 +16,13 @@ use super::limit::{check_bytes, check_count, check_identifier, exceeded};
 use super::{Applied, Scene, Step, Stop, invalid, members};
 use crate::catalog::command::{Command, Refusal};
 use crate::catalog::read;
-use crate::catalog::record::{Counts, Due, Key, Record, Task, TaskOutcome, TaskProgress, TaskState, TaskTold};
+use crate::catalog::record::{
+    Counts, Due, Key, KeyRange, Record, Task, TaskOutcome, TaskProgress, TaskState, TaskTold,
+};
 use crate::catalog::view::{Fault, View};
+
+/// Deadlines among which the oldest task that is over is looked for, where there is no room for a new one.
+const ROOM_LOOK_MAX: usize = 300;
 
 /// A command about tasks.
 pub(super) fn step(scene: &Scene<'_>) -> Step {
@@ -79,12 +85,14 @@ fn open(scene: &Scene<'_>, id: TaskId, asked: &Asked<'_>) -> Step {
         let is_same = asked.is(&held);
         return if is_same { Ok(Applied::done(Vec::new())) } else { Err(invalid(format!("{id} is another task"))) };
     }
+    check_share(scene.view, asked.subject)?;
     let draft = Draft::new(scene.view);
+    let held = read::counts(&draft)?.tasks;
+    if held >= TASKS_MAX && !make_room(&draft, scene.index)? {
+        return Err(exceeded("this cluster", held + 1, TASKS_MAX, "tasks"));
+    }
     let counts = read::counts(&draft)?;
     let tasks = counts.tasks + 1;
-    if tasks > TASKS_MAX {
-        return Err(exceeded("this cluster", tasks, TASKS_MAX, "tasks"));
-    }
     draft.put(Key::Counts, Record::Counts(Counts { tasks, ..counts }));
     let (now, index) = (scene.entry.log_time, scene.index);
     let task = Task {
@@ -109,6 +117,28 @@ fn open(scene: &Scene<'_>, id: TaskId, asked: &Asked<'_>) -> Step {
     let state = if asked.needs_approval { TaskState::Waiting } else { TaskState::Queued };
     write(&draft, task.into_state(state, now), index)?;
     Ok(Applied::done(draft.into_mutations()))
+}
+
+/// One caller does not fill the queue of all.
+fn check_share(view: &dyn View, subject: &str) -> Result<(), Stop> {
+    let open = view.scan(&KeyRange::OpenTasksOf(subject.to_owned()), None, TASKS_OPEN_MAX)?.len();
+    if open < TASKS_OPEN_MAX {
+        return Ok(());
+    }
+    Err(exceeded(subject, open as u64 + 1, TASKS_OPEN_MAX as u64, "open tasks"))
+}
+
+/// The oldest task that is over goes before its time. `false`: none was found.
+fn make_room(draft: &Draft<'_>, index: u64) -> Result<bool, Stop> {
+    for (at, due) in read::deadlines(draft, ROOM_LOOK_MAX)? {
+        let Due::Task(id) = due else { continue };
+        if read::task(draft, &id)?.is_some_and(|task| task.state.is_over()) {
+            draft.delete(Key::Deadline(at, due));
+            forget(draft, &id, index)?;
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn decide(scene: &Scene<'_>, id: &TaskId, approved: bool) -> Step {
@@ -199,6 +229,7 @@ fn retry(scene: &Scene<'_>, id: &TaskId) -> Step {
     let task = known(scene.view, id)?;
     match &task.state {
         TaskState::Failed { .. } | TaskState::Cancelled if task.attempt > 0 => {
+            check_share(scene.view, &task.subject)?;
             let again = Task { losses: 0, cancel_asked: false, progress: TaskProgress::default(), ..task };
             let state = if again.needs_approval { TaskState::Waiting } else { TaskState::Queued };
             moved(scene, again, state)
@@ -226,13 +257,19 @@ pub(super) fn look(draft: &Draft<'_>, id: &TaskId, (now, index): (Timestamp, u64
             }
         }
         TaskState::Completed { .. } | TaskState::Failed { .. } | TaskState::Cancelled => {
-            draft.delete(Key::Task(*id));
-            let counts = read::counts(draft)?;
-            let tasks = counts.tasks.checked_sub(1);
-            let tasks = tasks.ok_or_else(|| Fault::Invariant("more tasks than counted".to_owned()))?;
-            draft.put(Key::Counts, Record::Counts(Counts { tasks, tasks_changed_at: index, ..counts }));
+            forget(draft, id, index)?;
         }
     }
+    Ok(())
+}
+
+/// A task that is over is on record no more.
+fn forget(draft: &Draft<'_>, id: &TaskId, index: u64) -> Result<(), Stop> {
+    draft.delete(Key::Task(*id));
+    let counts = read::counts(draft)?;
+    let tasks = counts.tasks.checked_sub(1);
+    let tasks = tasks.ok_or_else(|| Fault::Invariant("more tasks than counted".to_owned()))?;
+    draft.put(Key::Counts, Record::Counts(Counts { tasks, tasks_changed_at: index, ..counts }));
     Ok(())
 }
 
@@ -263,6 +300,12 @@ fn change(draft: &Draft<'_>, task: Task, state: TaskState, (now, index): (Timest
 fn write(draft: &Draft<'_>, task: Task, index: u64) -> Result<(), Stop> {
     if task.due_at != Timestamp(0) {
         draft.put(Key::Deadline(task.due_at, Due::Task(task.id)), Record::Present);
+    }
+    let open = Key::OpenTask(task.subject.clone(), task.id);
+    if task.state.is_over() {
+        draft.delete(open);
+    } else if draft.get(&open)?.is_none() {
+        draft.put(open, Record::Present);
     }
     draft.put(Key::Task(task.id), Record::Task(Box::new(task)));
     let counts = read::counts(draft)?;

@@ -64,6 +64,7 @@ pub(super) fn pair() -> impl Strategy<Value = (Key, Record)> {
             (Key::Once(key), Record::Once(Once { digest, revision, term, answer, ends_at: Timestamp(ends) }))
         }),
         (any::<u64>(), due).prop_map(|(at, due)| (Key::Deadline(Timestamp(at), due), Record::Present)),
+        (".{0,20}", id()).prop_map(|(subject, id)| (Key::OpenTask(subject, id), Record::Present)),
     ]
 }
 
@@ -122,6 +123,9 @@ fn golden_samples_of_tasks_and_keyed_answers_have_not_changed() {
     let once = Once { digest: [8; 32], revision: 9, term: 2, answer: Answer::Done, ends_at: Timestamp(300) };
     let value_hex = format!("010a20{} 1206 0809 1002 1a00 18ac02", "08".repeat(32)).replace(' ', "");
     golden(&Key::Once([7; 32]), &Record::Once(once), &format!("16{}", "07".repeat(32)), &value_hex);
+
+    let open_hex = format!("19730001{}", "07".repeat(16));
+    golden(&Key::OpenTask("s".to_owned(), TaskId([7; 16])), &Record::Present, &open_hex, "01");
 
     let at = |due| Key::Deadline(Timestamp(2), due);
     let task_hex = format!("0e000000000000000203{}", "07".repeat(16));

@@ -459,11 +459,18 @@ fn check_notes(view: &MemView) {
                 assert_eq!(task.due_at == Timestamp(0), is_queued, "{task:?}");
                 let there = view.get(&Key::Deadline(task.due_at, Due::Task(*id))).expect("readable").is_some();
                 assert_eq!(there, !is_queued, "{task:?}");
+                let open = view.get(&Key::OpenTask(task.subject.clone(), *id)).expect("readable").is_some();
+                assert_eq!(open, !task.state.is_over(), "{task:?}");
                 continue;
             }
             (Key::Once(key), Record::Once(once)) => {
                 let there = view.get(&Key::Deadline(once.ends_at, Due::Once(*key))).expect("readable").is_some();
                 assert!(there, "{once:?} would never end");
+                continue;
+            }
+            (Key::OpenTask(subject, id), _) => {
+                let task = read::task(view, id).expect("readable").expect("one that is not over");
+                assert_eq!(task.subject, *subject);
                 continue;
             }
             (Key::Deadline(at, Due::Task(id)), _) => {

@@ -399,6 +399,40 @@ fn tasks_are_counted_and_bounded() {
     let full = Refusal::QuotaExceeded { what, needed: TASKS_MAX + 1, limit: TASKS_MAX, unit };
     world.check(open(2), refused(full));
     world.check_idle(open(1));
+    // The oldest that is over makes room.
+    world.check(assign(1, 2), Answer::Done);
+    world.check(end(1, 2, 1, done()), Answer::Done);
+    world.check(open(2), Answer::Done);
+    assert_eq!(read::task(&world.view, &id(1)), Ok(None));
+    assert_eq!(read::counts(&world.view).expect("readable").tasks, TASKS_MAX);
+    assert_eq!(read::deadlines(&world.view, 9), Ok(vec![]), "its deadline went with it");
+}
+
+#[test]
+fn one_caller_has_a_share_of_tasks_that_are_not_over() {
+    let mut world = World::new();
+    let held = |number: usize| {
+        let mut id = [0xff; 16];
+        id[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        put(Key::OpenTask("uid/0".to_owned(), TaskId(id)), Record::Present)
+    };
+    world.view.write(&(1..TASKS_OPEN_MAX).map(held).collect::<Vec<_>>());
+    world.check(open(1), Answer::Done);
+    let (what, unit, limit) = ("uid/0".to_owned(), "open tasks".to_owned(), TASKS_OPEN_MAX as u64);
+    let full = || refused(Refusal::QuotaExceeded { what: what.clone(), needed: limit + 1, limit, unit: unit.clone() });
+    world.check(open(2), full());
+    world.check_idle(open(1));
+    let Command::OpenTask { id, tool, arguments_json, priority, repeatable, needs_approval, .. } = open(3) else {
+        unreachable!("it opens one")
+    };
+    let subject = "uid/1".to_owned();
+    let other = Command::OpenTask { id, tool, arguments_json, subject, priority, repeatable, needs_approval };
+    world.check(other, Answer::Done);
+    // One that is over is none of them, until it is asked for again.
+    for command in [assign(1, 2), end(1, 2, 1, failed()), open(2)] {
+        world.check(command, Answer::Done);
+    }
+    world.check(retry(1), full());
 }
 
 #[test]
