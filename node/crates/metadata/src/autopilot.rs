@@ -314,8 +314,8 @@ fn spare(handle: &Handle, facts: Facts, led_from: Timestamp) -> Result<Facts, Fa
     Ok(Facts { spared, ..facts })
 }
 
-/// The tasks of one standing member whose leases passed until then, as that member would tell of them. Those of a member that
-/// was removed are lost.
+/// The tasks of one standing member whose leases passed until then, as that member would tell of them. Those of a
+/// member that was removed are lost.
 fn spared(tasks: &[Task], members: &[Member], until: Timestamp) -> Option<(NodeId, Vec<TaskTold>)> {
     let holder = |task: &Task| match task.state {
         TaskState::Working { node } if task.due_at <= until => Some(node),

@@ -207,6 +207,7 @@ pub(crate) fn range_prefix(range: &KeyRange) -> Vec<u8> {
         KeyRange::Models => vec![model::PREFIX],
         KeyRange::VersionsOf(model) => version::prefix_of_model(model),
         KeyRange::Tasks => vec![task::PREFIX],
+        KeyRange::OpenTasks => vec![open_task::PREFIX],
         KeyRange::OpenTasksOf(subject) => open_task::prefix_of_subject(subject),
     }
 }

@@ -157,6 +157,8 @@ pub enum KeyRange {
     VersionsOf(String),
     /// All tasks, by id.
     Tasks,
+    /// The tasks that are not over, by subject.
+    OpenTasks,
     /// The tasks of one subject that are not over.
     OpenTasksOf(String),
 }

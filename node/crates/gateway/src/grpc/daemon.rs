@@ -478,6 +478,8 @@ mod tests {
         check(full("models"), ErrorCode::QuotaExceeded, NAMES_FULL);
         let quota = "delete what is not needed, or raise it: ollamax kv quota";
         check(full("bytes"), ErrorCode::QuotaExceeded, quota);
+        let own = "ollamax task list; then ollamax task cancel ID";
+        check(full("open tasks"), ErrorCode::QuotaExceeded, own);
         check(full("tasks"), ErrorCode::QuotaExceeded, "ollamax task list; wait until old ones go");
         let id = TaskId([1; 16]);
         let show = format!("ollamax task show {id}");

@@ -375,6 +375,9 @@ fn tasks_that_somebody_worked_at_are_lost_and_all_others_go_along() {
         view.write(&[Mutation::Put(Key::Once([1; 32]), Record::Once(once.clone()))]);
         for task in &tasks {
             view.write(&[Mutation::Put(Key::Task(task.id), Record::Task(Box::new(task.clone())))]);
+            if !task.state.is_over() {
+                view.write(&[Mutation::Put(Key::OpenTask(task.subject.clone(), task.id), Record::Present)]);
+            }
             if task.due_at != Timestamp(0) {
                 view.write(&[Mutation::Put(Key::Deadline(task.due_at, Due::Task(task.id)), Record::Present)]);
             }
@@ -382,6 +385,8 @@ fn tasks_that_somebody_worked_at_are_lost_and_all_others_go_along() {
         go_on(&mut view, &founder(leads));
         let left = read::tasks(&view).expect("readable");
         assert_eq!(left.len(), tasks.len());
+        let open: Vec<_> = left.iter().filter(|task| !task.state.is_over()).cloned().collect();
+        assert_eq!(read::open_tasks(&view), Ok(open));
         for (task, before) in left.iter().zip(&tasks) {
             let expected = match (before.state.as_str(), before.repeatable) {
                 ("working", true) => "queued",

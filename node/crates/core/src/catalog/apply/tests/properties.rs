@@ -550,6 +550,9 @@ proptest! {
             view.apply(index as u64 + 1, 1, entry).expect("no fault");
             let after = read::tasks(&view).expect("readable");
             let changed_at = read::counts(&view).expect("readable").tasks_changed_at;
+            let mut open = read::open_tasks(&view).expect("readable");
+            open.sort_by_key(|task| task.id);
+            prop_assert_eq!(open, after.iter().filter(|task| !task.state.is_over()).cloned().collect::<Vec<_>>());
             if before != after {
                 prop_assert_eq!(changed_at, index as u64 + 1, "{:?}", entry.command);
             }
