@@ -168,7 +168,6 @@ fn view(task: Task, name_of: &dyn Fn(NodeId) -> String) -> TaskView {
         subject: task.subject,
         cancel_asked: task.cancel_asked,
         created_at: moment(task.created_at),
-        begun_at: Timestamp(0),
         updated_at: moment(task.updated_at),
         result: None,
         error: None,
