@@ -17,10 +17,11 @@ use openraft::{ChangeMembers, EmptyNode, Precondition};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use ollamax_core::catalog::{Answer, Command, Fault, Member, MemberState, View, read};
+use ollamax_core::catalog::{Answer, Command, Due, Fault, Member, MemberState, Task, TaskState, TaskTold, View, read};
 use ollamax_core::stability::{Stability, Standing};
 use ollamax_core::voters::{self, Change, Group};
-use ollamax_types::{ErrorCode, Knob, Knobs, NodeId, RequestId};
+use ollamax_types::limits::{TASK_LEASE, TASKS_TOLD_MAX};
+use ollamax_types::{ErrorCode, Knob, Knobs, NodeId, RequestId, Timestamp};
 
 use crate::error::ChangeError;
 use crate::followers;
@@ -32,6 +33,8 @@ use crate::status::Outlook;
 const STEP_DEADLINE: Duration = Duration::from_secs(10);
 /// Wait before a leader whose disk is full hands over once more, lest leadership goes round where all disks are full.
 const HAND_OVER_PAUSE: Duration = Duration::from_secs(60);
+/// Deadlines that a new leader looks at for tasks that it spares: more than tasks can be worked at in a large cluster.
+const SPARE_LOOK_MAX: usize = 1_024;
 
 /// One change of the Raft group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +62,8 @@ pub(crate) enum Step {
     },
     /// A member was silent for so long that it is no member any more.
     Remove(NodeId),
+    /// A node could not tell of its tasks while nobody led: they stay its own for one more lease.
+    Spare(NodeId, Vec<TaskTold>),
     /// Something has passed its time.
     Expire,
     /// All members apply a higher cluster version than the cluster uses.
@@ -80,6 +85,7 @@ impl fmt::Display for Step {
             Self::Demote(node) => write!(f, "node {node} votes no more"),
             Self::Replace { silent, by } => write!(f, "node {by} votes in the place of node {silent}"),
             Self::Remove(node) => write!(f, "node {node} is no member any more"),
+            Self::Spare(node, tasks) => write!(f, "node {node} keeps {} tasks for one more lease", tasks.len()),
             Self::Expire => f.write_str("end what has passed its time"),
             Self::RaiseVersion(version) => write!(f, "raise the cluster's version to {version}"),
         }
@@ -107,6 +113,8 @@ pub(crate) struct Facts {
     pub(crate) releases: BTreeMap<NodeId, u32>,
     /// The first deadline of leases and sessions has passed.
     pub(crate) due: bool,
+    /// Tasks of a member whose lease passed before this leader could be told of them.
+    pub(crate) spared: Option<(NodeId, Vec<TaskTold>)>,
     /// Whose state differs from that of the majority: they neither vote nor lead.
     pub(crate) deviating: BTreeSet<NodeId>,
 }
@@ -144,6 +152,9 @@ pub(crate) fn decide(facts: &Facts) -> Option<Step> {
     if facts.deviating.contains(&facts.leader) {
         // What it would decide from its own state may be wrong.
         return voters.iter().any(|voter| !facts.deviating.contains(voter)).then_some(Step::HandOver);
+    }
+    if let Some((node, tasks)) = &facts.spared {
+        return Some(Step::Spare(*node, tasks.clone()));
     }
     if facts.due {
         return Some(Step::Expire);
@@ -207,6 +218,7 @@ pub(crate) async fn run(handle: Handle, stop: CancellationToken) {
     let pause = Duration::from_millis(handle.config().autopilot_ms);
     let mut gave_way: Option<Instant> = None;
     let (start, mut stability) = (Instant::now(), Stability::default());
+    let mut led: Option<(u64, Timestamp)> = None;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -222,7 +234,13 @@ pub(crate) async fn run(handle: Handle, stop: CancellationToken) {
             continue;
         }
         handle.compare_states(&metrics);
-        let facts = match gather(&handle, &metrics, &mut stability, start.elapsed()) {
+        let led_from = match led {
+            Some((term, from)) if term == metrics.current_term => from,
+            _ => handle.0.stamper.peek(),
+        };
+        led = Some((metrics.current_term, led_from));
+        let gathered = gather(&handle, &metrics, &mut stability, start.elapsed());
+        let facts = match gathered.and_then(|facts| spare(&handle, facts, led_from)) {
             Ok(facts) => facts,
             Err(fault) => {
                 tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read members for the autopilot");
@@ -269,6 +287,7 @@ fn gather(handle: &Handle, metrics: &Metrics, stability: &mut Stability, elapsed
         version: cluster.map_or(handle.config().release(), |cluster| cluster.version),
         releases,
         due: read::deadlines(&*view, 1)?.first().is_some_and(|(at, _)| *at <= now),
+        spared: None,
         members: read::members(&*view)?,
         configs: membership.get_joint_config().iter().map(|set| set.iter().copied().map(NodeId).collect()).collect(),
         nodes: membership.nodes().map(|(node, _)| NodeId(*node)).collect(),
@@ -276,6 +295,37 @@ fn gather(handle: &Handle, metrics: &Metrics, stability: &mut Stability, elapsed
         knobs,
         deviating: handle.0.integrity.alarm().deviating,
     })
+}
+
+/// Adds the tasks that are spared before anything is ended. Who works tells three times in a lease, so half of one is
+/// enough to be heard by a leader of this log time.
+fn spare(handle: &Handle, facts: Facts, led_from: Timestamp) -> Result<Facts, Fault> {
+    if !facts.due {
+        return Ok(facts);
+    }
+    let until = led_from.plus_ms(TASK_LEASE.as_secs() * 1_000 / 2).min(handle.0.stamper.peek());
+    let view = handle.view();
+    let mut passed = Vec::new();
+    for (_, due) in read::deadlines(&*view, SPARE_LOOK_MAX)?.into_iter().take_while(|(at, _)| *at <= until) {
+        let Due::Task(id) = due else { continue };
+        passed.extend(read::task(&*view, &id)?);
+    }
+    let spared = spared(&passed, &facts.members, until);
+    Ok(Facts { spared, ..facts })
+}
+
+/// The tasks of one standing member whose leases passed until then, as that member would tell of them. Those of a
+/// member that was removed are lost.
+fn spared(tasks: &[Task], members: &[Member], until: Timestamp) -> Option<(NodeId, Vec<TaskTold>)> {
+    let holder = |task: &Task| match task.state {
+        TaskState::Working { node } if task.due_at <= until => Some(node),
+        _ => None,
+    };
+    let stands = |node: &NodeId| members.iter().any(|member| member.id == *node && member.is_standing());
+    let node = tasks.iter().filter_map(holder).find(stands)?;
+    let own = tasks.iter().filter(|task| holder(task) == Some(node)).take(TASKS_TOLD_MAX);
+    let told = |task: &Task| TaskTold { id: task.id, attempt: task.attempt, progress: task.progress.clone() };
+    Some((node, own.map(told).collect()))
 }
 
 /// The cluster's knobs. A node that is asked four times a second cannot be heard more often than that.
@@ -306,6 +356,9 @@ async fn perform(handle: &Handle, step: Step, metrics: &Metrics) -> Result<(), C
         Step::HandOver => return handle.transfer_leader(None).await.map(|_| ()),
         Step::HandOverTo(node) => return handle.transfer_leader(Some(node)).await.map(|_| ()),
         Step::Remove(node) => return remove(handle, node, metrics.current_term).await,
+        Step::Spare(node, tasks) => {
+            return own(handle, metrics.current_term, Command::TellTasks { node, tasks }).await.map(|_| ());
+        }
         Step::Expire => return expire(handle, metrics.current_term).await,
         Step::RaiseVersion(version) => {
             return own(handle, metrics.current_term, Command::RaiseVersion { version }).await.map(|_| ());
@@ -348,7 +401,8 @@ async fn own(handle: &Handle, term: u64, command: Command) -> Result<Answer, Cha
 
 #[cfg(test)]
 mod tests {
-    use ollamax_types::{Incarnation, PeerId, Role, Timestamp};
+    use ollamax_core::catalog::TaskProgress;
+    use ollamax_types::{Incarnation, PeerId, Role, TaskId};
 
     use super::*;
 
@@ -421,6 +475,65 @@ mod tests {
         check(&[one, two, three], &[&[1, 2]], &[1, 2, 3], &[2, 3], Some(Step::Promote(NodeId(3))));
         check(&[one, two, three], &[&[1, 2, 3]], &[1, 2, 3], &[2, 3], None);
         check(&[one, (2, Gateway, false)], &[&[1]], &[1, 2], &[2], None);
+    }
+
+    fn working(number: u8, node: u64, due_at: u64) -> Task {
+        Task {
+            id: TaskId([number; 16]),
+            tool: "t".to_owned(),
+            arguments_json: "{}".to_owned(),
+            subject: "uid/0".to_owned(),
+            priority: 5,
+            repeatable: true,
+            needs_approval: false,
+            state: TaskState::Working { node: NodeId(node) },
+            attempt: 3,
+            losses: 0,
+            cancel_asked: false,
+            progress: TaskProgress { done: u64::from(number), ..TaskProgress::default() },
+            asked_by: "node/1".to_owned(),
+            created_at: Timestamp(1),
+            begun_at: Timestamp(1),
+            updated_at: Timestamp(1),
+            due_at: Timestamp(due_at),
+        }
+    }
+
+    fn told(number: u8) -> TaskTold {
+        let progress = TaskProgress { done: u64::from(number), ..TaskProgress::default() };
+        TaskTold { id: TaskId([number; 16]), attempt: 3, progress }
+    }
+
+    #[test]
+    fn a_new_leader_spares_the_tasks_of_standing_members_one_after_the_other() {
+        let gone = member(4, Role::Voter, MemberState::Departed { at: Timestamp(1) });
+        let members = [member(2, Role::Voter, MemberState::Active), member(3, Role::Voter, MemberState::Drained), gone];
+        let spared = |tasks: &[Task]| spared(tasks, &members, Timestamp(9));
+        assert_eq!(spared(&[]), None);
+        assert_eq!(spared(&[working(1, 2, 10)]), None, "its lease runs still");
+        assert_eq!(spared(&[working(1, 4, 9)]), None, "a member that was removed has lost it");
+        let waiting = Task { state: TaskState::Waiting, ..working(1, 2, 9) };
+        assert_eq!(spared(&[waiting]), None);
+        let tasks = [working(1, 4, 9), working(2, 3, 9), working(3, 2, 8), working(4, 3, 7), working(5, 3, 10)];
+        assert_eq!(spared(&tasks), Some((NodeId(3), vec![told(2), told(4)])));
+        let many = vec![working(1, 2, 9); TASKS_TOLD_MAX + 1];
+        assert_eq!(spared(&many).map(|(_, told)| told.len()), Some(TASKS_TOLD_MAX));
+    }
+
+    #[test]
+    fn nothing_is_ended_while_tasks_are_spared() {
+        let facts = Facts {
+            leader: NodeId(1),
+            members: vec![member(1, Role::Voter, MemberState::Active)],
+            configs: vec![ids(&[1])],
+            nodes: ids(&[1]),
+            due: true,
+            ..Facts::default()
+        };
+        assert_eq!(decide(&facts), Some(Step::Expire));
+        let spared = Some((NodeId(1), vec![told(1)]));
+        let expected = Step::Spare(NodeId(1), vec![told(1)]);
+        assert_eq!(decide(&Facts { spared, ..facts }), Some(expected));
     }
 
     #[test]

@@ -30,6 +30,7 @@
 //! | 0x15 | tasks | `family/task.rs` |
 //! | 0x16 | what requests with a key were answered | `family/once.rs` |
 //! | 0x17 | keys of what clients carry | `family/state_keys.rs` |
+//! | 0x19 | which tasks are not over, by whose they are | `family/open_task.rs` |
 
 mod blob;
 mod cluster;
@@ -45,6 +46,7 @@ mod model;
 mod node_model;
 mod number;
 mod once;
+mod open_task;
 pub(crate) mod placing;
 mod present;
 pub(crate) mod replicas;
@@ -96,6 +98,7 @@ pub(crate) fn encode_key(key: &Key) -> Vec<u8> {
         Key::Task(id) => task::encode_key(id),
         Key::Once(key) => once::encode_key(key),
         Key::StateKeys => state_keys::encode_key(),
+        Key::OpenTask(subject, id) => open_task::encode_key(subject, id),
     }
 }
 
@@ -127,6 +130,7 @@ pub(crate) fn decode_key(bytes: &[u8]) -> Result<Key, Malformed> {
         task::PREFIX => task::decode_key(rest),
         once::PREFIX => once::decode_key(rest),
         state_keys::PREFIX => state_keys::decode_key(rest),
+        open_task::PREFIX => open_task::decode_key(rest),
         other => Err(Malformed::new("key", format!("family {other:#04x} is not known to this release"))),
     }
 }
@@ -143,7 +147,7 @@ pub(crate) fn encode_record(key: &Key, record: &Record) -> Result<Vec<u8>, Malfo
         (Key::Value(..), Record::Value(record)) => Ok(value::encode(record)),
         (Key::Usage(..), Record::Usage(record)) => Ok(usage::encode(*record)),
         (Key::Lease(_), Record::Lease(record)) => Ok(lease::encode(*record)),
-        (Key::LeaseValue(..) | Key::Deadline(..), Record::Present) => Ok(present::encode()),
+        (Key::LeaseValue(..) | Key::Deadline(..) | Key::OpenTask(..), Record::Present) => Ok(present::encode()),
         (Key::Session(_), Record::Session(record)) => Ok(session::encode(record)),
         (Key::SessionAnswer(..), Record::Remembered(record)) => Ok(session_answer::encode(record)),
         (Key::Counts, Record::Counts(record)) => Ok(counts::encode(*record)),
@@ -170,7 +174,7 @@ pub(crate) fn decode_record(key: &Key, bytes: &[u8]) -> Result<Record, Malformed
         Key::Value(..) => Record::Value(value::decode(bytes)?),
         Key::Usage(..) => Record::Usage(usage::decode(bytes)?),
         Key::Lease(_) => Record::Lease(lease::decode(bytes)?),
-        Key::LeaseValue(..) | Key::Deadline(..) => {
+        Key::LeaseValue(..) | Key::Deadline(..) | Key::OpenTask(..) => {
             present::decode(bytes)?;
             Record::Present
         }
@@ -209,6 +213,8 @@ pub(crate) fn range_prefix(range: &KeyRange) -> Vec<u8> {
         KeyRange::Models => vec![model::PREFIX],
         KeyRange::VersionsOf(model) => version::prefix_of_model(model),
         KeyRange::Tasks => vec![task::PREFIX],
+        KeyRange::OpenTasks => vec![open_task::PREFIX],
+        KeyRange::OpenTasksOf(subject) => open_task::prefix_of_subject(subject),
     }
 }
 
@@ -238,6 +244,7 @@ pub(crate) fn name_of(key: &[u8]) -> Option<&'static str> {
         task::PREFIX => "tasks",
         once::PREFIX => "keyed answers",
         state_keys::PREFIX => "state keys",
+        open_task::PREFIX => "open tasks",
         _ => return None,
     };
     Some(name)

@@ -14,6 +14,8 @@ pub const LABEL_BYTES_MAX: usize = 63;
 pub const COMMAND_KEYS_MAX: usize = 1_024;
 /// Most tasks on record.
 pub const TASKS_MAX: u64 = 4_096;
+/// Most tasks of one caller that are not over.
+pub const TASKS_OPEN_MAX: usize = 256;
 /// Largest arguments of a task, as JSON text.
 pub const TASK_ARGUMENTS_BYTES_MAX: usize = 16 << 10;
 /// Largest result of a task, as JSON text.

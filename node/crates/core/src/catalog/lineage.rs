@@ -211,6 +211,9 @@ fn tasks(view: &dyn View, after: Option<&Key>) -> Result<(Vec<Mutation>, Stage),
         let (id, due_at) = (task.id, task.due_at);
         let Some(lost) = task.after_loss(due_at) else { continue };
         mutations.push(Mutation::Delete(Key::Deadline(due_at, Due::Task(id))));
+        if lost.state.is_over() {
+            mutations.push(Mutation::Delete(Key::OpenTask(lost.subject.clone(), id)));
+        }
         if lost.state != TaskState::Queued {
             mutations.push(Mutation::Put(Key::Deadline(lost.due_at, Due::Task(id)), Record::Present));
         }

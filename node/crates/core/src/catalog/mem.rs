@@ -87,6 +87,8 @@ fn least(range: &KeyRange) -> Key {
         KeyRange::Models => Key::Model(String::new()),
         KeyRange::VersionsOf(model) => Key::Version(model.clone(), 0),
         KeyRange::Tasks => Key::Task(TaskId([0; 16])),
+        KeyRange::OpenTasks => Key::OpenTask(String::new(), TaskId([0; 16])),
+        KeyRange::OpenTasksOf(subject) => Key::OpenTask(subject.clone(), TaskId([0; 16])),
     }
 }
 
@@ -103,7 +105,8 @@ pub(super) fn holds(range: &KeyRange, key: &Key) -> bool {
         | (KeyRange::Blobs, Key::Blob(_))
         | (KeyRange::Wishes, Key::Wish(_))
         | (KeyRange::Models, Key::Model(_))
-        | (KeyRange::Tasks, Key::Task(_)) => true,
+        | (KeyRange::Tasks, Key::Task(_))
+        | (KeyRange::OpenTasks, Key::OpenTask(..)) => true,
         (KeyRange::LocationsOf(model), Key::Location(of, _)) | (KeyRange::VersionsOf(model), Key::Version(of, _)) => {
             model == of
         }
@@ -112,6 +115,7 @@ pub(super) fn holds(range: &KeyRange, key: &Key) -> bool {
         (KeyRange::Values(namespace, prefix), Key::Value(of, key)) => namespace == of && key.starts_with(prefix),
         (KeyRange::LeaseValues(lease), Key::LeaseValue(of, ..)) => lease == of,
         (KeyRange::SessionAnswers(session), Key::SessionAnswer(of, _)) => session == of,
+        (KeyRange::OpenTasksOf(subject), Key::OpenTask(of, _)) => subject == of,
         _ => false,
     }
 }

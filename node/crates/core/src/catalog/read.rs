@@ -467,6 +467,19 @@ pub fn tasks(view: &dyn View) -> Result<Vec<Task>, Fault> {
     all(view, &KeyRange::Tasks, as_task)
 }
 
+/// The tasks that are not over, by subject and id. Their records are small: none has a result yet.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn open_tasks(view: &dyn View) -> Result<Vec<Task>, Fault> {
+    let id_of: Typed<TaskId> = |key, _| if let Key::OpenTask(_, id) = key { Ok(*id) } else { Err(mismatch(key)) };
+    let mut found = Vec::new();
+    for id in all(view, &KeyRange::OpenTasks, id_of)? {
+        found.extend(task(view, &id)?);
+    }
+    Ok(found)
+}
+
 /// What a request with this key was answered; one that has passed its time may be there still.
 ///
 /// # Errors

@@ -68,6 +68,8 @@ pub enum Key {
     Once([u8; 32]),
     /// The one [`StateKeys`] record.
     StateKeys,
+    /// That a task is not over: whose it is, id. Value: [`Record::Present`].
+    OpenTask(String, TaskId),
 }
 
 /// What ends by itself.
@@ -111,6 +113,7 @@ impl fmt::Display for Key {
             Self::Task(id) => write!(f, "task/{id}"),
             Self::Once(key) => write!(f, "once/{}", digits(key)),
             Self::StateKeys => f.write_str("state-keys"),
+            Self::OpenTask(subject, id) => write!(f, "open-task/{subject}/{id}"),
         }
     }
 }
@@ -159,6 +162,10 @@ pub enum KeyRange {
     VersionsOf(String),
     /// All tasks, by id.
     Tasks,
+    /// The tasks that are not over, by subject.
+    OpenTasks,
+    /// The tasks of one subject that are not over.
+    OpenTasksOf(String),
 }
 
 /// What a key holds.
@@ -204,7 +211,7 @@ pub enum Record {
     Once(Once),
     /// At [`Key::StateKeys`].
     StateKeys(StateKeys),
-    /// At [`Key::LeaseValue`] and [`Key::Deadline`]: all is in the key.
+    /// At [`Key::LeaseValue`], [`Key::Deadline`] and [`Key::OpenTask`]: all is in the key.
     Present,
 }
 
@@ -446,6 +453,9 @@ pub struct Counts {
     pub tasks: u64,
     /// Answers to requests with a key.
     pub once: u64,
+    /// Index of the entry that changed a task last; 0: none did. Whoever has looked at the tasks of a later state need not
+    /// look again.
+    pub tasks_changed_at: u64,
 }
 
 /// What a file of a model must be, whoever hands out its chunks. Bound once, by a node that read all of it.

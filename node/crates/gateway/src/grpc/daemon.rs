@@ -12,7 +12,7 @@ use futures::stream::BoxStream;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status, Streaming};
 
-use ollamax_core::catalog::{Answer, Fault, Refusal};
+use ollamax_core::catalog::{Answer, Fault, Refusal, TASKS_VERSION};
 use ollamax_core::placement::Outlook;
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
@@ -277,6 +277,11 @@ impl From<Refusal> for AdminError {
             Refusal::SettingNotFound(_) => ("it was never set, or was deleted", "check the key's spelling"),
             Refusal::Invalid(_) => ("the value is outside its limits", "correct it and repeat the command"),
             Refusal::Fenced { .. } => ("leadership changed meanwhile", "repeat the command"),
+            // A request with a key needs this version, also where the change itself needs less.
+            Refusal::VersionTooLow { needed, .. } if *needed == TASKS_VERSION => (
+                "a member runs an older release",
+                "upgrade all members first; what they know already passes without an idempotency_key",
+            ),
             Refusal::VersionTooLow { .. } => ("a member runs an older release", "upgrade all members first"),
             Refusal::SessionExpired(_) => (
                 "it had no command within its time, or was closed",
@@ -342,6 +347,7 @@ fn room_for(unit: &str) -> (&'static str, &'static str) {
     match unit {
         "models" => ("names stay on record for a while when nobody has them any more", NAMES_FULL),
         "tasks" => ("tasks stay on record for a day when they are over", "ollamax task list; wait until old ones go"),
+        "open tasks" => ("so many tasks of one caller are not over", "ollamax task list; then ollamax task cancel ID"),
         "keys of requests" => ("what a request with a key was answered is kept for a day", "wait until old ones go"),
         _ => ("a bound keeps the replicated state small", "delete what is not needed, or raise it: ollamax kv quota"),
     }
@@ -472,6 +478,8 @@ mod tests {
         check(full("models"), ErrorCode::QuotaExceeded, NAMES_FULL);
         let quota = "delete what is not needed, or raise it: ollamax kv quota";
         check(full("bytes"), ErrorCode::QuotaExceeded, quota);
+        let own = "ollamax task list; then ollamax task cancel ID";
+        check(full("open tasks"), ErrorCode::QuotaExceeded, own);
         check(full("tasks"), ErrorCode::QuotaExceeded, "ollamax task list; wait until old ones go");
         let id = TaskId([1; 16]);
         let show = format!("ollamax task show {id}");
@@ -488,5 +496,7 @@ mod tests {
         let error = AdminError::from(metadata::ProposeError::Refused(refusal.clone()));
         assert_eq!(error, AdminError::from(refusal));
         assert_eq!(error.next, "upgrade all members first");
+        let error = AdminError::from(Refusal::VersionTooLow { needed: TASKS_VERSION, actual: 4 });
+        assert!(error.next.ends_with("passes without an idempotency_key"), "{error:?}");
     }
 }

@@ -19,12 +19,12 @@ pub(super) fn decode_key(rest: &[u8]) -> Result<Key, Malformed> {
 }
 
 pub(super) fn encode(record: Counts) -> Vec<u8> {
-    let Counts { sessions, leases, wishes, blobs, models, tasks, once } = record;
-    seal(VERSION, &disk::CountsRecord { sessions, leases, wishes, blobs, models, tasks, once })
+    let Counts { sessions, leases, wishes, blobs, models, tasks, once, tasks_changed_at } = record;
+    seal(VERSION, &disk::CountsRecord { sessions, leases, wishes, blobs, models, tasks, once, tasks_changed_at })
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Result<Counts, Malformed> {
-    let disk::CountsRecord { sessions, leases, wishes, blobs, models, tasks, once } =
+    let disk::CountsRecord { sessions, leases, wishes, blobs, models, tasks, once, tasks_changed_at } =
         unseal("counts record", VERSION, bytes)?;
-    Ok(Counts { sessions, leases, wishes, blobs, models, tasks, once })
+    Ok(Counts { sessions, leases, wishes, blobs, models, tasks, once, tasks_changed_at })
 }

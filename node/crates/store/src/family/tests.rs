@@ -347,9 +347,12 @@ fn newer_pair() -> impl Strategy<Value = (Key, Record)> {
             (Key::SessionAnswer(id, sequence), Record::Remembered(Remembered { revision, term, answer }))
         }),
         (any::<u64>(), due).prop_map(|(at, due)| (Key::Deadline(Timestamp(at), due), Record::Present)),
-        (numbers(), numbers(), any::<u64>()).prop_map(|((sessions, leases, wishes), (blobs, models, tasks), once)| {
-            (Key::Counts, Record::Counts(Counts { sessions, leases, wishes, blobs, models, tasks, once }))
-        }),
+        (numbers(), numbers(), any::<[u64; 2]>()).prop_map(
+            |((sessions, leases, wishes), (blobs, models, tasks), [once, tasks_changed_at])| {
+                let counts = Counts { sessions, leases, wishes, blobs, models, tasks, once, tasks_changed_at };
+                (Key::Counts, Record::Counts(counts))
+            }
+        ),
         (any::<u32>(), migration())
             .prop_map(|(number, row)| (Key::Migration(number), Record::Migration(Box::new(row)))),
         (any::<[u8; 32]>(), blob()).prop_map(|(sha256, blob)| (Key::Blob(Digest(sha256)), Record::Blob(blob))),
@@ -534,6 +537,8 @@ fn golden_samples_of_values_leases_and_sessions_have_not_changed() {
     golden(&Key::Counts, &Record::Counts(counts), "0f", "0108011002180320042805");
     let counts = Counts { tasks: 6, once: 7, ..counts };
     golden(&Key::Counts, &Record::Counts(counts), "0f", "010801100218032004280530063807");
+    let counts = Counts { tasks_changed_at: 300, ..counts };
+    golden(&Key::Counts, &Record::Counts(counts), "0f", "01080110021803200428053006380740ac02");
 }
 
 #[test]

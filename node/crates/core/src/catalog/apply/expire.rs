@@ -57,7 +57,7 @@ fn look(scene: &Scene<'_>, draft: &Draft<'_>, due: Due, room: &mut u64) -> Resul
             }
             sessions::end(draft, id, &session)?;
         }
-        Due::Task(id) => tasks::look(draft, &id, now)?,
+        Due::Task(id) => tasks::look(draft, &id, (now, scene.index))?,
         Due::Once(key) => once::forget(draft, key, now)?,
     }
     Ok(true)

@@ -2,8 +2,8 @@
 //! before, and has no second effect.
 //!
 //! Always holds: the effect and the memory of it are one set of mutations. A refusal is not remembered, nor is an
-//! answer after which the same command is sent again to go on. Where there is no room to remember, there is no effect
-//! either.
+//! answer after which the same command is sent again to go on. Where there is no room to remember, the oldest answer
+//! makes it; where none is found, there is no effect either.
 
 use ollamax_types::Timestamp;
 use ollamax_types::limits::{ONCE_KEPT_FOR, ONCE_MAX};
@@ -14,10 +14,13 @@ use super::{Applied, Scene, Step, Stop, execute, invalid, put};
 use crate::catalog::command::{Answer, Command, OnceKey, Refusal};
 use crate::catalog::read;
 use crate::catalog::record::{Counts, Due, Key, Once, Record};
-use crate::catalog::view::{Fault, Mutation};
+use crate::catalog::view::{Fault, Mutation, View};
+
+/// Deadlines among which the oldest answer is looked for, where there is no room for another.
+const ROOM_LOOK_MAX: usize = 256;
 
 /// Keys that are read for a request with a key, beside those of its command.
-pub(super) const KEYS: usize = 2;
+pub(super) const KEYS: usize = 2 + ROOM_LOOK_MAX;
 
 /// Executes a command, unless it came with a key under which it was executed before.
 pub(super) fn keyed(scene: &Scene<'_>, term: u64) -> Step {
@@ -64,19 +67,34 @@ fn count_one_more(scene: &Scene<'_>, mutations: &mut Vec<Mutation>) -> Result<()
         Mutation::Put(Key::Counts, Record::Counts(counts)) => Some(counts),
         Mutation::Put(..) | Mutation::Delete(_) => None,
     });
-    if let Some(counts) = own {
-        counts.once = one_more(counts)?;
+    let counts = match &own {
+        Some(counts) => **counts,
+        None => read::counts(scene.view)?,
+    };
+    if counts.once >= ONCE_MAX {
+        // As many as before: one goes for the one that comes.
+        let (at, key) = oldest(scene.view)?.ok_or_else(|| full(counts.once))?;
+        mutations.extend([Mutation::Delete(Key::Once(key)), Mutation::Delete(Key::Deadline(at, Due::Once(key)))]);
         return Ok(());
     }
-    let counts = read::counts(scene.view)?;
-    let once = one_more(&counts)?;
-    mutations.push(put(Key::Counts, Record::Counts(Counts { once, ..counts })));
+    let once = counts.once + 1;
+    match own {
+        Some(counts) => counts.once = once,
+        None => mutations.push(put(Key::Counts, Record::Counts(Counts { once, ..counts }))),
+    }
     Ok(())
 }
 
-fn one_more(counts: &Counts) -> Result<u64, Stop> {
-    let needed = counts.once + 1;
-    if needed > ONCE_MAX { Err(exceeded("this cluster", needed, ONCE_MAX, "keys of requests")) } else { Ok(needed) }
+fn full(held: u64) -> Stop {
+    exceeded("this cluster", held + 1, ONCE_MAX, "keys of requests")
+}
+
+/// The answer that was given first of those that are kept. A command does not touch it: what ends by itself ends
+/// without a key.
+fn oldest(view: &dyn View) -> Result<Option<(Timestamp, [u8; 32])>, Stop> {
+    let deadlines = read::deadlines(view, ROOM_LOOK_MAX)?.into_iter();
+    let mut kept = deadlines.filter_map(|(at, due)| if let Due::Once(key) = due { Some((at, key)) } else { None });
+    Ok(kept.next())
 }
 
 /// Forgets an answer whose time has passed.

@@ -2,10 +2,12 @@
 //!
 //! Always holds: a task has one deadline, where its record says, or none while it is queued. It changes hands by a new
 //! attempt alone, which only the leader begins; what is told of another attempt changes nothing. A node that is no
-//! member any more tells and ends nothing, so what it worked at is lost when its lease is over.
+//! member any more tells and ends nothing, so what it worked at is lost when its lease is over. Whatever changes a task
+//! leaves its index in `Counts::tasks_changed_at`.
 
 use ollamax_types::limits::{
-    TASK_ARGUMENTS_BYTES_MAX, TASK_PRIORITY_MAX, TASK_RESULT_BYTES_MAX, TASK_TEXT_BYTES_MAX, TASKS_MAX, TASKS_TOLD_MAX,
+    TASK_ARGUMENTS_BYTES_MAX, TASK_PRIORITY_MAX, TASK_RESULT_BYTES_MAX, TASK_TEXT_BYTES_MAX, TASKS_MAX, TASKS_OPEN_MAX,
+    TASKS_TOLD_MAX,
 };
 use ollamax_types::{NodeId, TaskId, Timestamp};
 
@@ -14,8 +16,13 @@ use super::limit::{check_bytes, check_count, check_identifier, exceeded};
 use super::{Applied, Scene, Step, Stop, invalid, members};
 use crate::catalog::command::{Command, Refusal};
 use crate::catalog::read;
-use crate::catalog::record::{Counts, Due, Key, Record, Task, TaskOutcome, TaskProgress, TaskState, TaskTold};
+use crate::catalog::record::{
+    Counts, Due, Key, KeyRange, Record, Task, TaskOutcome, TaskProgress, TaskState, TaskTold,
+};
 use crate::catalog::view::{Fault, View};
+
+/// Deadlines among which the oldest task that is over is looked for, where there is no room for a new one.
+const ROOM_LOOK_MAX: usize = 300;
 
 /// A command about tasks.
 pub(super) fn step(scene: &Scene<'_>) -> Step {
@@ -78,14 +85,16 @@ fn open(scene: &Scene<'_>, id: TaskId, asked: &Asked<'_>) -> Step {
         let is_same = asked.is(&held);
         return if is_same { Ok(Applied::done(Vec::new())) } else { Err(invalid(format!("{id} is another task"))) };
     }
+    check_share(scene.view, asked.subject)?;
     let draft = Draft::new(scene.view);
+    let held = read::counts(&draft)?.tasks;
+    if held >= TASKS_MAX && !make_room(&draft, scene.index)? {
+        return Err(exceeded("this cluster", held + 1, TASKS_MAX, "tasks"));
+    }
     let counts = read::counts(&draft)?;
     let tasks = counts.tasks + 1;
-    if tasks > TASKS_MAX {
-        return Err(exceeded("this cluster", tasks, TASKS_MAX, "tasks"));
-    }
     draft.put(Key::Counts, Record::Counts(Counts { tasks, ..counts }));
-    let now = scene.entry.log_time;
+    let (now, index) = (scene.entry.log_time, scene.index);
     let task = Task {
         id,
         tool: asked.tool.to_owned(),
@@ -93,18 +102,43 @@ fn open(scene: &Scene<'_>, id: TaskId, asked: &Asked<'_>) -> Step {
         subject: asked.subject.to_owned(),
         priority: asked.priority,
         repeatable: asked.repeatable,
+        needs_approval: asked.needs_approval,
         state: TaskState::Queued,
         attempt: 0,
+        losses: 0,
         cancel_asked: false,
         progress: TaskProgress::default(),
         asked_by: scene.entry.principal.clone(),
         created_at: now,
+        begun_at: Timestamp(0),
         updated_at: now,
         due_at: Timestamp(0),
     };
     let state = if asked.needs_approval { TaskState::Waiting } else { TaskState::Queued };
-    write(&draft, task.into_state(state, now));
+    write(&draft, task.into_state(state, now), index)?;
     Ok(Applied::done(draft.into_mutations()))
+}
+
+/// One caller does not fill the queue of all.
+fn check_share(view: &dyn View, subject: &str) -> Result<(), Stop> {
+    let open = view.scan(&KeyRange::OpenTasksOf(subject.to_owned()), None, TASKS_OPEN_MAX)?.len();
+    if open < TASKS_OPEN_MAX {
+        return Ok(());
+    }
+    Err(exceeded(subject, open as u64 + 1, TASKS_OPEN_MAX as u64, "open tasks"))
+}
+
+/// The oldest task that is over goes before its time. `false`: none was found.
+fn make_room(draft: &Draft<'_>, index: u64) -> Result<bool, Stop> {
+    for (at, due) in read::deadlines(draft, ROOM_LOOK_MAX)? {
+        let Due::Task(id) = due else { continue };
+        if read::task(draft, &id)?.is_some_and(|task| task.state.is_over()) {
+            draft.delete(Key::Deadline(at, due));
+            forget(draft, &id, index)?;
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn decide(scene: &Scene<'_>, id: &TaskId, approved: bool) -> Step {
@@ -127,7 +161,8 @@ fn assign(scene: &Scene<'_>, id: &TaskId, node: NodeId) -> Step {
         TaskState::Working { node: holder } if *holder == node => Ok(Applied::done(Vec::new())),
         TaskState::Queued => {
             let (attempt, progress) = (task.attempt.saturating_add(1), TaskProgress::default());
-            moved(scene, Task { attempt, progress, ..task }, TaskState::Working { node })
+            let begun_at = scene.entry.log_time;
+            moved(scene, Task { attempt, progress, begun_at, ..task }, TaskState::Working { node })
         }
         _ => Err(stands(&task)),
     }
@@ -141,7 +176,8 @@ fn tell(scene: &Scene<'_>, node: NodeId, told: &[TaskTold]) -> Step {
         let Some(task) = read::task(&draft, id)?.filter(|task| task.is_with(node, *attempt)) else { continue };
         // It never goes back; what came late says only that the node is at it still.
         let progress = if progress.done < task.progress.done { task.progress.clone() } else { cut_progress(progress) };
-        change(&draft, Task { progress, ..task }, TaskState::Working { node }, scene.entry.log_time);
+        let when = (scene.entry.log_time, scene.index);
+        change(&draft, Task { progress, ..task }, TaskState::Working { node }, when)?;
     }
     Ok(Applied::done(draft.into_mutations()))
 }
@@ -179,7 +215,7 @@ fn cancel(scene: &Scene<'_>, id: &TaskId) -> Step {
         TaskState::Waiting | TaskState::Queued => moved(scene, task, TaskState::Cancelled),
         TaskState::Working { .. } if !task.cancel_asked => {
             let draft = Draft::new(scene.view);
-            write(&draft, Task { cancel_asked: true, updated_at: scene.entry.log_time, ..task });
+            write(&draft, Task { cancel_asked: true, updated_at: scene.entry.log_time, ..task }, scene.index)?;
             Ok(Applied::done(draft.into_mutations()))
         }
         TaskState::Working { .. } | TaskState::Completed { .. } | TaskState::Failed { .. } | TaskState::Cancelled => {
@@ -188,13 +224,15 @@ fn cancel(scene: &Scene<'_>, id: &TaskId) -> Step {
     }
 }
 
-/// One that was never begun may be one that nobody approved: it is opened anew.
+/// One that was never begun may be one that nobody approved: it is opened anew. What needed an approval needs one more.
 fn retry(scene: &Scene<'_>, id: &TaskId) -> Step {
     let task = known(scene.view, id)?;
     match &task.state {
         TaskState::Failed { .. } | TaskState::Cancelled if task.attempt > 0 => {
-            let again = Task { attempt: 0, cancel_asked: false, progress: TaskProgress::default(), ..task };
-            moved(scene, again, TaskState::Queued)
+            check_share(scene.view, &task.subject)?;
+            let again = Task { losses: 0, cancel_asked: false, progress: TaskProgress::default(), ..task };
+            let state = if again.needs_approval { TaskState::Waiting } else { TaskState::Queued };
+            moved(scene, again, state)
         }
         TaskState::Cancelled => {
             let state = "cancelled and was never begun; call its tool again".to_owned();
@@ -204,28 +242,34 @@ fn retry(scene: &Scene<'_>, id: &TaskId) -> Step {
     }
 }
 
-/// What becomes of a task whose deadline has come.
-pub(super) fn look(draft: &Draft<'_>, id: &TaskId, now: Timestamp) -> Result<(), Stop> {
+/// What becomes of a task whose deadline has come, at this log time by the entry of this index.
+pub(super) fn look(draft: &Draft<'_>, id: &TaskId, (now, index): (Timestamp, u64)) -> Result<(), Stop> {
     let Some(task) = read::task(draft, id)?.filter(|task| task.due_at <= now) else { return Ok(()) };
     match &task.state {
         TaskState::Queued => {}
         TaskState::Waiting => {
             let progress = TaskProgress { text: "nobody approved it in time".to_owned(), ..TaskProgress::default() };
-            change(draft, Task { progress, ..task }, TaskState::Cancelled, now);
+            change(draft, Task { progress, ..task }, TaskState::Cancelled, (now, index))?;
         }
         TaskState::Working { .. } => {
             if let Some(lost) = task.after_loss(now) {
-                write(draft, lost);
+                write(draft, lost, index)?;
             }
         }
         TaskState::Completed { .. } | TaskState::Failed { .. } | TaskState::Cancelled => {
-            draft.delete(Key::Task(*id));
-            let counts = read::counts(draft)?;
-            let tasks = counts.tasks.checked_sub(1);
-            let tasks = tasks.ok_or_else(|| Fault::Invariant("more tasks than counted".to_owned()))?;
-            draft.put(Key::Counts, Record::Counts(Counts { tasks, ..counts }));
+            forget(draft, id, index)?;
         }
     }
+    Ok(())
+}
+
+/// A task that is over is on record no more.
+fn forget(draft: &Draft<'_>, id: &TaskId, index: u64) -> Result<(), Stop> {
+    draft.delete(Key::Task(*id));
+    let counts = read::counts(draft)?;
+    let tasks = counts.tasks.checked_sub(1);
+    let tasks = tasks.ok_or_else(|| Fault::Invariant("more tasks than counted".to_owned()))?;
+    draft.put(Key::Counts, Record::Counts(Counts { tasks, tasks_changed_at: index, ..counts }));
     Ok(())
 }
 
@@ -240,23 +284,33 @@ fn stands(task: &Task) -> Stop {
 /// The one change of a command.
 fn moved(scene: &Scene<'_>, task: Task, state: TaskState) -> Step {
     let draft = Draft::new(scene.view);
-    change(&draft, task, state, scene.entry.log_time);
+    change(&draft, task, state, (scene.entry.log_time, scene.index))?;
     Ok(Applied::done(draft.into_mutations()))
 }
 
 /// Another state, with its own deadline in the place of the one before.
-fn change(draft: &Draft<'_>, task: Task, state: TaskState, now: Timestamp) {
+fn change(draft: &Draft<'_>, task: Task, state: TaskState, (now, index): (Timestamp, u64)) -> Result<(), Stop> {
     if task.due_at != Timestamp(0) {
         draft.delete(Key::Deadline(task.due_at, Due::Task(task.id)));
     }
-    write(draft, task.into_state(state, now));
+    write(draft, task.into_state(state, now), index)
 }
 
-fn write(draft: &Draft<'_>, task: Task) {
+/// By the entry of this index.
+fn write(draft: &Draft<'_>, task: Task, index: u64) -> Result<(), Stop> {
     if task.due_at != Timestamp(0) {
         draft.put(Key::Deadline(task.due_at, Due::Task(task.id)), Record::Present);
     }
+    let open = Key::OpenTask(task.subject.clone(), task.id);
+    if task.state.is_over() {
+        draft.delete(open);
+    } else if draft.get(&open)?.is_none() {
+        draft.put(open, Record::Present);
+    }
     draft.put(Key::Task(task.id), Record::Task(Box::new(task)));
+    let counts = read::counts(draft)?;
+    draft.put(Key::Counts, Record::Counts(Counts { tasks_changed_at: index, ..counts }));
+    Ok(())
 }
 
 fn cut_progress(told: &TaskProgress) -> TaskProgress {

@@ -351,12 +351,15 @@ fn tasks_that_somebody_worked_at_are_lost_and_all_others_go_along() {
             subject: "uid/0".to_owned(),
             priority: 5,
             repeatable,
+            needs_approval: false,
             state: TaskState::Queued,
             attempt: 1,
+            losses: 0,
             cancel_asked: false,
             progress: TaskProgress::default(),
             asked_by: "node/1".to_owned(),
             created_at: Timestamp(1),
+            begun_at: Timestamp(0),
             updated_at: Timestamp(1),
             due_at: Timestamp(0),
         };
@@ -375,6 +378,9 @@ fn tasks_that_somebody_worked_at_are_lost_and_all_others_go_along() {
         view.write(&[Mutation::Put(Key::Once([1; 32]), Record::Once(once.clone()))]);
         for task in &tasks {
             view.write(&[Mutation::Put(Key::Task(task.id), Record::Task(Box::new(task.clone())))]);
+            if !task.state.is_over() {
+                view.write(&[Mutation::Put(Key::OpenTask(task.subject.clone(), task.id), Record::Present)]);
+            }
             if task.due_at != Timestamp(0) {
                 view.write(&[Mutation::Put(Key::Deadline(task.due_at, Due::Task(task.id)), Record::Present)]);
             }
@@ -382,6 +388,8 @@ fn tasks_that_somebody_worked_at_are_lost_and_all_others_go_along() {
         go_on(&mut view, &founder(leads));
         let left = read::tasks(&view).expect("readable");
         assert_eq!(left.len(), tasks.len());
+        let open: Vec<_> = left.iter().filter(|task| !task.state.is_over()).cloned().collect();
+        assert_eq!(read::open_tasks(&view), Ok(open));
         for (task, before) in left.iter().zip(&tasks) {
             let expected = match (before.state.as_str(), before.repeatable) {
                 ("working", true) => "queued",

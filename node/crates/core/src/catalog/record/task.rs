@@ -26,10 +26,15 @@ pub struct Task {
     pub priority: u8,
     /// It may be begun again after its node was lost.
     pub repeatable: bool,
+    /// Somebody must approve it, each time that it is asked for.
+    pub needs_approval: bool,
     /// Where it stands.
     pub state: TaskState,
-    /// How often it was begun since it was opened or asked for again; 0: never.
+    /// How often it was begun since it was opened; 0: never. It never counts back, also where the task is asked for
+    /// again: what a node says late of an earlier attempt is of no attempt to come.
     pub attempt: u32,
+    /// How often its node was lost since it was opened or asked for again.
+    pub losses: u32,
     /// Somebody asked the node that works at it to stop.
     pub cancel_asked: bool,
     /// How far it is.
@@ -38,6 +43,8 @@ pub struct Task {
     pub asked_by: String,
     /// Log time at which it was opened.
     pub created_at: Timestamp,
+    /// Log time at which a node was given it last; 0: never.
+    pub begun_at: Timestamp,
     /// Log time at which it last changed.
     pub updated_at: Timestamp,
     /// Log time at which it is looked at again: the end of the wait for an approval, of the node's lease, of its time
@@ -157,14 +164,16 @@ impl Task {
         if self.cancel_asked {
             return Some(self.into_state(TaskState::Cancelled, now));
         }
-        if self.repeatable && self.attempt < TASK_ATTEMPTS_MAX {
+        let losses = self.losses.saturating_add(1);
+        if self.repeatable && losses < TASK_ATTEMPTS_MAX {
             let text = format!("node {node} was lost while it worked at it; it begins again");
             let progress = TaskProgress { text, ..TaskProgress::default() };
-            return Some(Self { progress, ..self }.into_state(TaskState::Queued, now));
+            return Some(Self { losses, progress, ..self }.into_state(TaskState::Queued, now));
         }
         let text = format!("node {node} was lost while it worked at it; what it did so far is not known");
         let next = format!("ollamax task show {id}, then ollamax task retry {id}", id = self.id);
-        Some(self.into_state(TaskState::Failed { code: ErrorCode::OutcomeUnknown, text, next }, now))
+        let failed = TaskState::Failed { code: ErrorCode::OutcomeUnknown, text, next };
+        Some(Self { losses, ..self }.into_state(failed, now))
     }
 
     /// Whether a node works at it in this attempt.

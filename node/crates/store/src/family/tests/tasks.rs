@@ -26,11 +26,11 @@ fn state() -> impl Strategy<Value = TaskState> {
 
 fn task() -> impl Strategy<Value = Task> {
     let texts = (".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}");
-    let numbers = (any::<u8>(), any::<u32>(), any::<bool>(), any::<bool>());
+    let numbers = (any::<u8>(), any::<u32>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<u32>());
     let progress = (any::<u64>(), any::<u64>(), ".{0,20}");
     let progress = progress.prop_map(|(done, total, text)| TaskProgress { done, total, text });
     let progress = prop_oneof![Just(TaskProgress::default()), progress];
-    let times = (any::<u64>(), any::<u64>(), any::<u64>());
+    let times = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
     (id(), texts, numbers, state(), progress, times).prop_map(|(id, texts, numbers, state, progress, times)| Task {
         id,
         tool: texts.0,
@@ -38,12 +38,15 @@ fn task() -> impl Strategy<Value = Task> {
         subject: texts.2,
         priority: numbers.0,
         repeatable: numbers.2,
+        needs_approval: numbers.4,
         state,
         attempt: numbers.1,
+        losses: numbers.5,
         cancel_asked: numbers.3,
         progress,
         asked_by: texts.3,
         created_at: Timestamp(times.0),
+        begun_at: Timestamp(times.3),
         updated_at: Timestamp(times.1),
         due_at: Timestamp(times.2),
     })
@@ -61,6 +64,7 @@ pub(super) fn pair() -> impl Strategy<Value = (Key, Record)> {
             (Key::Once(key), Record::Once(Once { digest, revision, term, answer, ends_at: Timestamp(ends) }))
         }),
         (any::<u64>(), due).prop_map(|(at, due)| (Key::Deadline(Timestamp(at), due), Record::Present)),
+        (".{0,20}", id()).prop_map(|(subject, id)| (Key::OpenTask(subject, id), Record::Present)),
     ]
 }
 
@@ -72,12 +76,15 @@ fn sample(state: TaskState) -> Task {
         subject: "s".to_owned(),
         priority: 5,
         repeatable: true,
+        needs_approval: true,
         state,
         attempt: 2,
+        losses: 4,
         cancel_asked: true,
         progress: TaskProgress { done: 3, total: 300, text: "p".to_owned() },
         asked_by: "a".to_owned(),
         created_at: Timestamp(1),
+        begun_at: Timestamp(5),
         updated_at: Timestamp(2),
         due_at: Timestamp(3),
     }
@@ -96,14 +103,17 @@ fn golden_samples_of_tasks_and_keyed_answers_have_not_changed() {
         (TaskState::Cancelled, "3204 2202 1a00"),
     ] {
         let (head, behind) = ("0a0174 12027b7d 1a0173 2005 2801", "3802 4001 4a08 0803 10ac02 1a0170 520161");
-        let value_hex = format!("01{head} {state_hex} {behind} 5801 6002 6803").replace(' ', "");
+        let value_hex = format!("01{head} {state_hex} {behind} 5801 6002 6803 7001 7804 800105").replace(' ', "");
         golden(&Key::Task(TaskId([7; 16])), &Record::Task(Box::new(sample(state))), &key_hex, &value_hex);
     }
     let plain = Task {
         repeatable: false,
+        needs_approval: false,
         attempt: 0,
+        losses: 0,
         cancel_asked: false,
         progress: TaskProgress::default(),
+        begun_at: Timestamp(0),
         due_at: Timestamp(0),
         ..sample(TaskState::Queued)
     };
@@ -113,6 +123,9 @@ fn golden_samples_of_tasks_and_keyed_answers_have_not_changed() {
     let once = Once { digest: [8; 32], revision: 9, term: 2, answer: Answer::Done, ends_at: Timestamp(300) };
     let value_hex = format!("010a20{} 1206 0809 1002 1a00 18ac02", "08".repeat(32)).replace(' ', "");
     golden(&Key::Once([7; 32]), &Record::Once(once), &format!("16{}", "07".repeat(32)), &value_hex);
+
+    let open_hex = format!("19730001{}", "07".repeat(16));
+    golden(&Key::OpenTask("s".to_owned(), TaskId([7; 16])), &Record::Present, &open_hex, "01");
 
     let at = |due| Key::Deadline(Timestamp(2), due);
     let task_hex = format!("0e000000000000000203{}", "07".repeat(16));

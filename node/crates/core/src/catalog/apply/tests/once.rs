@@ -127,17 +127,34 @@ fn an_answer_is_forgotten_after_its_time_and_whatever_comes_then_is_a_new_reques
 #[test]
 fn where_there_is_no_room_to_remember_there_is_no_effect() {
     let mut world = World::new();
-    let counts = Counts { once: ONCE_MAX - 1, ..world.counted() };
+    let counts = Counts { once: ONCE_MAX, ..world.counted() };
     world.view.write(&[put(Key::Counts, Record::Counts(counts))]);
-    assert_eq!(world.ask(1, 1, 1, add()), (wrote(0), None));
     let (what, unit) = ("this cluster".to_owned(), "keys of requests".to_owned());
     let full = refused(Refusal::QuotaExceeded { what, needed: ONCE_MAX + 1, limit: ONCE_MAX, unit });
     assert_eq!(world.ask(1, 2, 1, add()), (full.clone(), None));
-    assert_eq!(world.value(), Some(1));
+    assert_eq!(world.value(), None);
     // One that counts something itself.
     assert_eq!(world.ask(1, 2, 1, Command::GrantLease { ttl_ms: 1_000 }), (full, None));
     assert_eq!(world.counted().leases, 0);
-    assert_eq!(world.ask(1, 1, 1, add()), (wrote(0), Some((3, 7))), "what is remembered needs none");
+}
+
+#[test]
+fn the_oldest_answer_makes_room_for_the_next() {
+    let mut world = World::new();
+    let counts = Counts { once: ONCE_MAX - 2, ..world.counted() };
+    world.view.write(&[put(Key::Counts, Record::Counts(counts))]);
+    for (log_time, key) in [(1, 3), (2, 1), (3, 2)] {
+        let (answer, before) = world.ask(log_time, key, 1, add());
+        assert!(before.is_none() && !matches!(answer, Answer::Refused(_)), "{answer:?}");
+    }
+    // One that counts something itself.
+    world.ask(4, 4, 1, Command::GrantLease { ttl_ms: 100_000_000 });
+    assert_eq!((world.counted().once, world.counted().leases), (ONCE_MAX, 1));
+    let is_kept = |key: u8| read::once(&world.view, &[key; 32]).expect("readable").is_some();
+    assert_eq!([3, 1, 2, 4].map(is_kept), [false, false, true, true]);
+    let deadlines = read::deadlines(&world.view, 9).expect("readable");
+    let left = deadlines.into_iter().filter(|(_, due)| matches!(due, Due::Once(_))).map(|(at, due)| (at.0, due));
+    assert_eq!(left.collect::<Vec<_>>(), [(3 + KEPT, Due::Once([2; 32])), (4 + KEPT, Due::Once([4; 32]))]);
 }
 
 #[test]

@@ -366,7 +366,9 @@ fn check_values(view: &MemView) {
     for (id, lease) in read::leases(view, None, 999).expect("readable") {
         assert_eq!(lease.values as usize, held.iter().filter(|(of, _)| *of == id).count(), "lease {id}");
     }
-    assert_eq!(read::counts(view), Ok(counts));
+    let kept = read::counts(view).expect("readable");
+    // When a task changed last nothing else tells.
+    assert_eq!(kept, Counts { tasks_changed_at: kept.tasks_changed_at, ..counts });
     assert!(ending.is_subset(&deadlines), "what ends by itself has a deadline");
     check_notes(view);
     check_wishes(view);
@@ -458,11 +460,18 @@ fn check_notes(view: &MemView) {
                 assert_eq!(task.due_at == Timestamp(0), is_queued, "{task:?}");
                 let there = view.get(&Key::Deadline(task.due_at, Due::Task(*id))).expect("readable").is_some();
                 assert_eq!(there, !is_queued, "{task:?}");
+                let open = view.get(&Key::OpenTask(task.subject.clone(), *id)).expect("readable").is_some();
+                assert_eq!(open, !task.state.is_over(), "{task:?}");
                 continue;
             }
             (Key::Once(key), Record::Once(once)) => {
                 let there = view.get(&Key::Deadline(once.ends_at, Due::Once(*key))).expect("readable").is_some();
                 assert!(there, "{once:?} would never end");
+                continue;
+            }
+            (Key::OpenTask(subject, id), _) => {
+                let task = read::task(view, id).expect("readable").expect("one that is not over");
+                assert_eq!(task.subject, *subject);
                 continue;
             }
             (Key::Deadline(at, Due::Task(id)), _) => {
@@ -535,16 +544,20 @@ proptest! {
     #[test]
     fn one_node_works_at_a_task_in_an_attempt_and_nothing_of_it_ends_before_its_time(log in any_log()) {
         let mut view = MemView::default();
-        // Who has which attempt, since a task was last opened or asked for again.
+        // Who has which attempt; it never counts back, also where a task is asked for again.
         let mut holders: BTreeMap<(TaskId, u32), NodeId> = BTreeMap::new();
         for (index, entry) in log.iter().enumerate() {
             let before = read::tasks(&view).expect("readable");
             view.apply(index as u64 + 1, 1, entry).expect("no fault");
             let after = read::tasks(&view).expect("readable");
+            let changed_at = read::counts(&view).expect("readable").tasks_changed_at;
+            let mut open = read::open_tasks(&view).expect("readable");
+            open.sort_by_key(|task| task.id);
+            prop_assert_eq!(open, after.iter().filter(|task| !task.state.is_over()).cloned().collect::<Vec<_>>());
+            if before != after {
+                prop_assert_eq!(changed_at, index as u64 + 1, "{:?}", entry.command);
+            }
             for task in &after {
-                if task.attempt == 0 {
-                    holders.retain(|(of, _), _| *of != task.id);
-                }
                 if let TaskState::Working { node } = task.state {
                     let first = *holders.entry((task.id, task.attempt)).or_insert(node);
                     prop_assert_eq!(first, node, "{:?}", entry.command);

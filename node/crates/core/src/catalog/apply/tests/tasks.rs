@@ -117,19 +117,23 @@ fn a_task_is_on_record_from_the_question_to_its_end_and_a_day_longer() {
         subject: "uid/0".to_owned(),
         priority: 5,
         repeatable: true,
+        needs_approval: false,
         state: TaskState::Queued,
         attempt: 0,
+        losses: 0,
         cancel_asked: false,
         progress: TaskProgress::default(),
         asked_by: "admin".to_owned(),
         created_at: Timestamp(100),
+        begun_at: Timestamp(0),
         updated_at: Timestamp(100),
         due_at: Timestamp(0),
     };
     assert_eq!(world.task(1), asked);
     world.check_idle(open(1));
     world.check_at(200, assign(1, 2), Answer::Done);
-    let begun = Task { state: at(2), attempt: 1, updated_at: Timestamp(200), due_at: Timestamp(200 + LEASE), ..asked };
+    let (begun_at, due_at) = (Timestamp(200), Timestamp(200 + LEASE));
+    let begun = Task { state: at(2), attempt: 1, begun_at, updated_at: begun_at, due_at, ..asked };
     assert_eq!(world.task(1), begun);
     world.check_idle(assign(1, 2));
     world.check_at(300, tell(2, &[(1, 1, 4)]), Answer::Done);
@@ -225,7 +229,57 @@ fn a_lost_task_is_begun_again_by_another_node_as_often_as_it_may_be() {
     assert_eq!(text, "node 2 was lost while it worked at it; what it did so far is not known");
     assert_eq!(next, format!("ollamax task show {0}, then ollamax task retry {0}", id(1)));
     world.check_at(now, retry(1), Answer::Done);
-    assert_eq!((world.task(1).attempt, world.task(1).state), (0, TaskState::Queued));
+    let Task { attempt, losses, state, .. } = world.task(1);
+    assert_eq!((attempt, losses, state), (TASK_ATTEMPTS_MAX, 0, TaskState::Queued), "and as often once more");
+    world.check_at(now, assign(1, 2), Answer::Done);
+    world.check_at(now + LEASE, Command::Expire, Answer::Done);
+    assert_eq!((world.task(1).losses, world.task(1).state), (1, TaskState::Queued));
+}
+
+#[test]
+fn what_a_node_says_of_a_task_before_it_was_asked_for_again_has_no_effect() {
+    let mut world = World::new();
+    world.check_at(1, open(1), Answer::Done);
+    world.check_at(2, assign(1, 2), Answer::Done);
+    world.check_at(3, end(1, 2, 1, failed()), Answer::Done);
+    world.check_at(4, retry(1), Answer::Done);
+    world.check_at(5, assign(1, 2), Answer::Done);
+    let begun = world.task(1);
+    assert_eq!((begun.attempt, begun.begun_at), (2, Timestamp(5)));
+    // The node did not hear that its first word was taken.
+    world.check_at(6, end(1, 2, 1, failed()), moved(1));
+    world.check_at(6, tell(2, &[(1, 1, 9)]), Answer::Done);
+    assert_eq!(world.task(1), begun);
+}
+
+#[test]
+fn when_a_task_was_begun_is_moved_by_nothing_but_a_new_beginning() {
+    let mut world = World::new();
+    for (now, command, begun_at) in [
+        (1, open(1), 0),
+        (2, assign(1, 2), 2),
+        (3, tell(2, &[(1, 1, 4)]), 2),
+        (4, cancel(1), 2),
+        (5, end(1, 2, 1, TaskOutcome::Cancelled), 2),
+        (6, retry(1), 2),
+        (7, assign(1, 3), 7),
+    ] {
+        world.check_at(now, command, Answer::Done);
+        assert_eq!((world.task(1).begun_at, world.task(1).updated_at), (Timestamp(begun_at), Timestamp(now)));
+    }
+}
+
+#[test]
+fn what_needed_an_approval_needs_another_one_when_it_is_asked_for_again() {
+    let mut world = World::new();
+    for command in [opened(1, true, true), decide(1, true), assign(1, 2), end(1, 2, 1, failed()), retry(1)] {
+        world.check_at(1, command, Answer::Done);
+    }
+    assert_eq!(world.task(1).state, TaskState::Waiting);
+    world.check_at(2, assign(1, 2), stands(1, "waiting"));
+    world.check_at(3, decide(1, true), Answer::Done);
+    world.check_at(4, assign(1, 2), Answer::Done);
+    assert_eq!((world.task(1).attempt, world.task(1).state), (2, at(2)));
 }
 
 #[test]
@@ -345,6 +399,40 @@ fn tasks_are_counted_and_bounded() {
     let full = Refusal::QuotaExceeded { what, needed: TASKS_MAX + 1, limit: TASKS_MAX, unit };
     world.check(open(2), refused(full));
     world.check_idle(open(1));
+    // The oldest that is over makes room.
+    world.check(assign(1, 2), Answer::Done);
+    world.check(end(1, 2, 1, done()), Answer::Done);
+    world.check(open(2), Answer::Done);
+    assert_eq!(read::task(&world.view, &id(1)), Ok(None));
+    assert_eq!(read::counts(&world.view).expect("readable").tasks, TASKS_MAX);
+    assert_eq!(read::deadlines(&world.view, 9), Ok(vec![]), "its deadline went with it");
+}
+
+#[test]
+fn one_caller_has_a_share_of_tasks_that_are_not_over() {
+    let mut world = World::new();
+    let held = |number: usize| {
+        let mut id = [0xff; 16];
+        id[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        put(Key::OpenTask("uid/0".to_owned(), TaskId(id)), Record::Present)
+    };
+    world.view.write(&(1..TASKS_OPEN_MAX).map(held).collect::<Vec<_>>());
+    world.check(open(1), Answer::Done);
+    let (what, unit, limit) = ("uid/0".to_owned(), "open tasks".to_owned(), TASKS_OPEN_MAX as u64);
+    let full = || refused(Refusal::QuotaExceeded { what: what.clone(), needed: limit + 1, limit, unit: unit.clone() });
+    world.check(open(2), full());
+    world.check_idle(open(1));
+    let Command::OpenTask { id, tool, arguments_json, priority, repeatable, needs_approval, .. } = open(3) else {
+        unreachable!("it opens one")
+    };
+    let subject = "uid/1".to_owned();
+    let other = Command::OpenTask { id, tool, arguments_json, subject, priority, repeatable, needs_approval };
+    world.check(other, Answer::Done);
+    // One that is over is none of them, until it is asked for again.
+    for command in [assign(1, 2), end(1, 2, 1, failed()), open(2)] {
+        world.check(command, Answer::Done);
+    }
+    world.check(retry(1), full());
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! One task and two nodes, explored: given away, told of, ended, cancelled and lost in every order. What a node says
-//! may come at any time later, and again.
+//! One task and two nodes, explored: given away, told of, ended, cancelled, asked for again and lost in every order.
+//! What a node says may come at any time later, and again. At the first node it is done, at the second it fails.
 
-use ollamax_types::TaskId;
+use ollamax_types::{ErrorCode, TaskId};
 
 use super::*;
 use crate::catalog::record::{Task, TaskOutcome, TaskProgress, TaskState, TaskTold};
@@ -31,6 +31,7 @@ enum TasksAct {
     Tell(u64, u32),
     End(u64, u32),
     Cancel,
+    Retry,
     TimePasses,
     Expire,
 }
@@ -91,7 +92,7 @@ impl Model for Tasks {
         if state.world.now <= 2 * LEASE {
             actions.push(TasksAct::TimePasses);
         }
-        actions.extend([TasksAct::Cancel, TasksAct::Expire]);
+        actions.extend([TasksAct::Cancel, TasksAct::Retry, TasksAct::Expire]);
     }
 
     fn next_state(&self, last: &TasksState, action: TasksAct) -> Option<TasksState> {
@@ -106,13 +107,19 @@ impl Model for Tasks {
                 }
             }
             TasksAct::End(node, attempt) => {
-                let outcome = TaskOutcome::Completed { result_json: node.to_string() };
+                let outcome = if node == 1 {
+                    TaskOutcome::Completed { result_json: node.to_string() }
+                } else {
+                    let (code, text, next) = (ErrorCode::DiskFull, "full".to_owned(), "free some".to_owned());
+                    TaskOutcome::Failed { code, text, next }
+                };
                 let end = Command::EndTask { node: NodeId(node), id: TASK, attempt, outcome };
                 if state.say(node, attempt, end) {
                     state.promised = None;
                 }
             }
             TasksAct::Cancel => drop(state.world.apply(None, Command::CancelTask { id: TASK })),
+            TasksAct::Retry => drop(state.world.apply(None, Command::RetryTask { id: TASK })),
             TasksAct::TimePasses => state.world.now += LEASE / 2,
             TasksAct::Expire => drop(state.world.apply(None, Command::Expire)),
         }
@@ -132,6 +139,9 @@ impl Model for Tasks {
             }),
             Property::sometimes("a task goes on at another node", |_, state: &TasksState| {
                 state.begun.windows(2).any(|pair| pair[0].0 != pair[1].0)
+            }),
+            Property::sometimes("a task that nobody lost is begun again", |_, state: &TasksState| {
+                state.begun.len() > 1 && state.task().losses == 0
             }),
             Property::sometimes("a task is completed", |_, state: &TasksState| {
                 matches!(state.task().state, TaskState::Completed { .. })
