@@ -203,6 +203,10 @@ async fn a_key_beside_the_arguments_has_one_effect_and_one_among_them_comes_firs
     let mut among = beside("b");
     among["arguments"] = json!({"name": "m", "idempotency_key": "a"});
     assert_eq!(id(among).await, first);
+    // Null says nothing.
+    let mut unsaid = beside("a");
+    unsaid["arguments"] = json!({"name": "m", "idempotency_key": null});
+    assert_eq!(id(unsaid).await, first);
     // A tool that takes no key is called as it was.
     let params = json!({"name": "counts", "arguments": {"words": "x"}, "_meta": beside("a")["_meta"]});
     let found = ask(&router, asked("tools/call", "counts", json!({}), params)).await;
@@ -248,17 +252,24 @@ async fn what_waits_for_approval_asks_a_client_that_can_be_asked_and_takes_an_an
     assert_eq!(found["result"]["status"], "working", "{found}");
     let said = found["result"]["statusMessage"].as_str().unwrap_or_default();
     assert!(said.contains("ollamax approve task_own"), "{found}");
-    for (answer, expected) in [
-        (json!({"approval": {"action": "accept", "content": {"approve": true}}}), "forbidden"),
-        (json!({"other": {"action": "accept"}}), ""),
-        (json!({}), ""),
-    ] {
-        let update = of_task("tasks/update", "task_own", asks.clone(), json!({"inputResponses": answer}));
-        let found = ask(&router, update).await;
+    let yes = json!({"approval": {"action": "accept", "content": {"approve": true}}});
+    let update = |answer: &Value| of_task("tasks/update", "task_own", asks.clone(), json!({"inputResponses": answer}));
+    for (answer, expected) in [(yes.clone(), "forbidden"), (json!({"approval": true}), "")] {
+        let found = ask(&router, update(&answer)).await;
         assert_eq!(found["error"]["code"], json!(-32_602), "{found}");
         assert_eq!(found["error"]["data"]["code"].as_str().unwrap_or_default(), expected, "{found}");
     }
+    // What was not asked for is acknowledged and passed over.
+    for answer in [json!({"other": {"action": "accept"}}), json!({})] {
+        let found = ask(&router, update(&answer)).await;
+        assert_eq!(found["result"]["resultType"], "complete", "{found}");
+    }
     assert_eq!(tasks.task("task_own").expect("there").status, "waiting");
+    // So is an answer that comes again.
+    tasks.set("task_own", |task| task.status = "queued".to_owned());
+    let found = ask(&router, update(&yes)).await;
+    assert_eq!(found["result"]["resultType"], "complete", "{found}");
+    assert_eq!(tasks.task("task_own").expect("there").status, "queued");
 }
 
 /// The next message of a stream.

@@ -112,18 +112,14 @@ fn approval(task: &TaskView) -> InputRequests {
     InputRequests::from([(APPROVAL.to_owned(), InputRequest::Elicitation(ElicitRequest::new(form)))])
 }
 
-/// What the user said: yes, no, or `None`: nothing, so that the task goes on waiting.
+/// What the user said: yes, no, or `None`: nothing, so that the task stays as it is. What the task does not ask for,
+/// or not any more, is passed over, as the protocol wants it: an answer whose acknowledgement was lost comes again.
 ///
 /// # Errors
-/// When the task has not asked for this, or that is no answer.
+/// When that is no answer to what it asks for.
 pub(super) fn decision(task: &TaskView, responses: &InputResponses) -> Result<Option<bool>, ErrorData> {
     let wrong = |text: String| Err(ErrorData::invalid_params(text, None));
-    if let Some(other) = responses.keys().find(|name| !task.is_waiting() || *name != APPROVAL) {
-        return wrong(format!("the task does not ask for {other:?}; tasks/get says what it asks for"));
-    }
-    let Some(answer) = responses.get(APPROVAL) else {
-        return wrong(format!("inputResponses has no {APPROVAL:?}; tasks/get says what the task asks for"));
-    };
+    let Some(answer) = responses.get(APPROVAL).filter(|_| task.is_waiting()) else { return Ok(None) };
     let said = match serde_json::from_value::<ElicitResult>(answer.clone()) {
         Ok(said) => said,
         Err(error) => return wrong(format!("the answer to {APPROVAL:?} is none to a form: {error}")),
@@ -144,7 +140,9 @@ pub(super) fn decision(task: &TaskView, responses: &InputResponses) -> Result<Op
 pub(super) fn with_key(tool: Option<&Tool>, mut arguments: JsonObject, meta: &JsonObject) -> JsonObject {
     let known = tool.and_then(|tool| tool.input().shown().get("properties"));
     let takes_one = known.is_some_and(|known| known.get(KEY).is_some());
-    if let Some(key) = meta.get(KEY_IN_META).filter(|_| takes_one && !arguments.contains_key(KEY)) {
+    // Clients with types write null for what they do not say.
+    let has_none = arguments.get(KEY).is_none_or(Value::is_null);
+    if let Some(key) = meta.get(KEY_IN_META).filter(|_| takes_one && has_none) {
         arguments.insert(KEY.to_owned(), key.clone());
     }
     arguments
@@ -219,8 +217,13 @@ mod tests {
         check("waiting", json!({"approval": {"action": "accept", "content": {"approve": "yes"}}}), Err(()));
         check("waiting", json!({"approval": {"action": "accept"}}), Err(()));
         check("waiting", json!({"approval": true}), Err(()));
-        check("waiting", json!({}), Err(()));
-        check("waiting", json!({"colour": {"action": "decline"}}), Err(()));
-        check("working", yes, Err(()));
+        // What is not asked for is passed over.
+        check("waiting", json!({}), Ok(None));
+        check("waiting", json!({"colour": {"action": "decline"}}), Ok(None));
+        let mut more = yes.clone();
+        more["colour"] = json!({"action": "decline"});
+        check("waiting", more, Ok(Some(true)));
+        check("working", yes, Ok(None));
+        check("cancelled", json!({"approval": true}), Ok(None));
     }
 }
