@@ -69,15 +69,21 @@ pub(super) fn created(catalogue: &Catalogue, task: &TaskView, client: Client) ->
 
 /// A task, with what it asks for or what came of it.
 pub(super) fn detailed(catalogue: &Catalogue, task: &TaskView, client: Client) -> DetailedTask {
-    // It is kept for so long after its end, which is no sooner than its beginning.
-    let kept = u64::try_from(limits::TASK_KEPT_FOR.as_millis()).unwrap_or(u64::MAX);
     let mut base = Task::new(task.id.as_str(), TaskStatus::Working, task.created_at.as_str(), task.updated_at.as_str())
-        .with_ttl_ms(kept)
         .with_poll_interval_ms(POLL_MS);
+    base.ttl_ms = kept_ms(task);
     if !task.text.is_empty() {
         base = base.with_status_message(task.text.as_str());
     }
     DetailedTask::new(base, payload(catalogue, task, client))
+}
+
+/// How long it is kept from its beginning on; `None`: as long as it goes on, since it is kept for a time after its end.
+fn kept_ms(task: &TaskView) -> Option<u64> {
+    let moment = |text: &str| text.parse::<jiff::Timestamp>().ok().filter(|_| task.is_over());
+    let (begun, ended) = (moment(&task.created_at)?, moment(&task.updated_at)?);
+    let took = u64::try_from(ended.duration_since(begun).as_millis()).unwrap_or_default();
+    Some(took.saturating_add(u64::try_from(limits::TASK_KEPT_FOR.as_millis()).ok()?))
 }
 
 fn payload(catalogue: &Catalogue, task: &TaskView, client: Client) -> TaskPayload {
@@ -192,7 +198,7 @@ mod tests {
         let (catalogue, asks) = (Catalogue::default(), Client { asks: true, takes_tasks: true });
         let shown = serde_json::to_value(detailed(&catalogue, &task("waiting"), asks)).expect("JSON");
         assert_eq!((&shown["status"], &shown["statusMessage"]), (&json!("input_required"), &json!("m goes")));
-        assert_eq!((&shown["pollIntervalMs"], &shown["ttlMs"]), (&json!(1_000), &json!(86_400_000)));
+        assert_eq!((&shown["pollIntervalMs"], &shown["ttlMs"]), (&json!(1_000), &Value::Null));
         let asked = &shown["inputRequests"]["approval"];
         assert_eq!(asked["method"], "elicitation/create", "{shown}");
         assert_eq!(asked["params"]["requestedSchema"]["required"], json!(["approve"]), "{shown}");
@@ -201,6 +207,24 @@ mod tests {
         assert_eq!((&told["status"], told.get("inputRequests")), (&json!("working"), None));
         let over = serde_json::to_value(detailed(&catalogue, &task("cancelled"), asks)).expect("JSON");
         assert_eq!(over["status"], "cancelled");
+    }
+
+    #[test]
+    fn a_task_is_kept_for_a_day_after_its_end_however_long_it_took() {
+        let check = |status: &str, ended: &str, expected: Option<u64>| {
+            let (created_at, updated_at) = ("2026-11-01T00:00:00Z".to_owned(), ended.to_owned());
+            let task = TaskView { created_at, updated_at, ..task(status) };
+            assert_eq!(kept_ms(&task), expected, "{status} {ended}");
+        };
+        for status in ["waiting", "queued", "working"] {
+            check(status, "2026-11-02T06:00:00Z", None);
+        }
+        check("completed", "2026-11-01T00:00:00Z", Some(86_400_000));
+        check("failed", "2026-11-02T06:00:00Z", Some((24 + 30) * 3_600_000));
+        check("cancelled", "2026-11-01T00:00:01.5Z", Some(86_401_500));
+        // A clock that was set back.
+        check("completed", "2026-10-31T00:00:00Z", Some(86_400_000));
+        check("completed", "", None);
     }
 
     #[test]
