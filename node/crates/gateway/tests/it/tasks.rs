@@ -308,26 +308,32 @@ async fn who_gave_a_token_hears_how_far_its_call_is_before_the_answer() {
 async fn a_client_that_listens_hears_of_its_tasks_when_they_change_and_gets_an_end_when_the_node_stops() {
     let tasks = MemTasks::default();
     tasks.set("task_own", |task| (task.subject, task.status) = ("loopback".to_owned(), "working".to_owned()));
+    tasks.set("task_second", |task| (task.subject, task.status) = ("loopback".to_owned(), "working".to_owned()));
     tasks.set("task_other", |task| task.subject = "uid/0".to_owned());
     let (router, stop) = (door(&tasks), CancellationToken::new());
-    let params = json!({"notifications": {"taskIds": ["task_other", "task_own", "task_none"]}});
+    let params = json!({"notifications": {"taskIds": ["task_other", "task_own", "task_none", "task_second"]}});
     let mut request = asked("subscriptions/listen", "", takes_tasks(), params);
     request.extensions_mut().insert(Stopping(stop.clone()));
     let mut body = call(&router, request).await.into_body();
     let told = next(&mut body).await.expect("it is acknowledged");
     assert_eq!(told["method"], "notifications/subscriptions/acknowledged", "{told}");
-    assert_eq!(told["params"]["notifications"]["taskIds"], json!(["task_own"]), "{told}");
-    let status = |told: &Value| {
+    assert_eq!(told["params"]["notifications"]["taskIds"], json!(["task_own", "task_second"]), "{told}");
+    let status = |told: &Value, id: &str| {
         assert_eq!(told["method"], "notifications/tasks", "{told}");
         assert_eq!(told["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], json!(7), "{told}");
-        assert_eq!(told["params"]["taskId"], "task_own", "{told}");
+        assert_eq!(told["params"]["taskId"], id, "{told}");
         told["params"]["status"].clone()
     };
-    assert_eq!(status(&next(&mut body).await.expect("how it stands")), "working");
+    assert_eq!(status(&next(&mut body).await.expect("how it stands"), "task_own"), "working");
+    assert_eq!(status(&next(&mut body).await.expect("how it stands"), "task_second"), "working");
     // What changes nothing of it is not told.
     tasks.set("task_other", |task| task.done = 3);
     completed(&tasks, "task_own");
-    assert_eq!(status(&next(&mut body).await.expect("how it ended")), "completed");
+    assert_eq!(status(&next(&mut body).await.expect("how it ended"), "task_own"), "completed");
+    // What was told to be over is looked at no more, also where somebody has it done again.
+    tasks.set("task_own", |task| task.status = "queued".to_owned());
+    tasks.set("task_second", |task| task.status = "cancelled".to_owned());
+    assert_eq!(status(&next(&mut body).await.expect("how it ended"), "task_second"), "cancelled");
     stop.cancel();
     let end = next(&mut body).await.expect("an end");
     assert_eq!((&end["id"], end["result"].is_object()), (&json!(7), true), "{end}");
@@ -357,6 +363,13 @@ async fn over_plain_http_a_task_is_begun_looked_at_and_ended() {
     assert_eq!(listed["tasks"], json!([]), "{listed}");
     let (head, found) = plain(&router, get(&format!("/tasks/{id}"))).await;
     assert_eq!((head.status().as_u16(), &found["task"]["status"]), (200, &json!("queued")), "{found}");
+    tasks.set("task_done", |task| task.subject = "loopback".to_owned());
+    completed(&tasks, "task_done");
+    let (_, listed) = plain(&router, get("/tasks?status=completed")).await;
+    let first = &listed["tasks"][0];
+    assert_eq!((&first["id"], &first["result"]), (&json!("task_done"), &Value::Null), "{listed}");
+    let (_, found) = plain(&router, get("/tasks/task_done")).await;
+    assert_eq!(found["task"]["result"], json!({"nodes": ["n1"]}), "{found}");
     let (head, found) = plain(&router, post(&format!("/tasks/{id}/cancel"), "")).await;
     assert_eq!((head.status().as_u16(), &found["task"]["status"]), (200, &json!("cancelled")), "{found}");
     for request in [get("/tasks/task_other"), get("/tasks/task_none"), post("/tasks/task_other/cancel", "")] {
