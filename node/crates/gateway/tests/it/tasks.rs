@@ -407,7 +407,16 @@ async fn on_the_socket_an_administrator_sees_every_task_and_decides() {
     assert_eq!(code(&again), "precondition_failed");
     let told = client.cancel_task(by_root(CancelTaskRequest { id: id.clone() })).await.expect("ended").into_inner();
     assert_eq!(shown(told.task), "cancelled");
-    let told = client.retry_task(by_root(RetryTaskRequest { id: id.clone() })).await.expect("again").into_inner();
+    // What was never begun is not done again: that would go round the approval.
+    let retry = || by_root(RetryTaskRequest { id: id.clone() });
+    assert_eq!(code(&client.retry_task(retry()).await.expect_err("never begun")), "precondition_failed");
+    tasks.set(&id, |task| (task.status, task.attempt) = ("waiting".to_owned(), 0));
+    let denied = DecideTaskRequest { id: id.clone(), approved: false };
+    let told = client.decide_task(by_root(denied)).await.expect("decided").into_inner();
+    assert_eq!(shown(told.task), "cancelled");
+    assert_eq!(code(&client.retry_task(retry()).await.expect_err("denied")), "precondition_failed");
+    tasks.set(&id, |task| task.attempt = 1);
+    let told = client.retry_task(retry()).await.expect("again").into_inner();
     assert_eq!(shown(told.task), "queued");
 
     // Who waits is answered when it is over.
