@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 /// How the name of a scenario's folder begins.
@@ -57,7 +57,7 @@ pub(crate) type Scenarios = BTreeMap<String, Verdict>;
 /// Reads what a run left in a folder.
 ///
 /// # Errors
-/// When something cannot be read, or is not what the suite writes.
+/// When something cannot be read, is not what the suite writes, or is of a scenario that ran twice.
 pub(crate) fn read(folder: &Path) -> Result<Scenarios> {
     let mut scenarios = Scenarios::new();
     for entry in fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
@@ -67,7 +67,8 @@ pub(crate) fn read(folder: &Path) -> Result<Scenarios> {
         let text = fs::read(&file).with_context(|| format!("read {}", file.display()))?;
         let checks: Vec<Check> = serde_json::from_slice(&text)
             .with_context(|| format!("{} is not what the suite writes", file.display()))?;
-        scenarios.insert(name, verdict_of(&checks));
+        // Which of two runs counts, nobody can say.
+        ensure!(scenarios.insert(name, verdict_of(&checks)).is_none(), "{} is of a second run", file.display());
     }
     Ok(scenarios)
 }
@@ -147,6 +148,11 @@ mod tests {
         fs::write(folder.path().join("said.txt"), "everything").expect("written");
         let expected = Scenarios::from([("ping".to_owned(), Verdict::Passed { warnings: 0 })]);
         assert_eq!(read(folder.path()).expect("read"), expected);
+        let again = folder.path().join("server-ping-2026-10-01T09-00-01-000Z");
+        fs::create_dir(&again).expect("made");
+        fs::write(again.join(CHECKS), checks).expect("written");
+        assert!(read(folder.path()).is_err(), "it ran twice");
+        fs::remove_dir_all(&again).expect("removed");
         fs::write(scenario.join(CHECKS), r#"[{"id": "ping", "status": "FINE"}]"#).expect("written");
         assert!(read(folder.path()).is_err());
         fs::remove_file(scenario.join(CHECKS)).expect("removed");

@@ -46,6 +46,11 @@ impl Report {
                 if required != set.required {
                     faults.push(format!("{place}: {required} of {} required scenarios ran", set.required));
                 }
+                let is_looked_at = |name: &str, verdict: &Verdict| is_of_tasks(name) && *verdict != Verdict::Skipped;
+                let tasks = scenarios.iter().filter(|(name, verdict)| is_looked_at(name, verdict)).count();
+                if tasks < set.tasks {
+                    faults.push(format!("{place}: {tasks} of {} scenarios of tasks were looked at", set.tasks));
+                }
                 for (name, verdict) in scenarios.iter().filter(|(name, _)| Weight::of(name) != Weight::Unscored) {
                     faults.extend(complaints(name, verdict).iter().map(|said| format!("{place}: {name}: {said}")));
                 }
@@ -119,8 +124,7 @@ impl Column {
         let Some(scenarios) = self.of(set) else { return "not run".to_owned() };
         let counted = || scenarios.iter().filter(|(name, _)| Weight::of(name) == weight);
         let passed = counted().filter(|(_, verdict)| matches!(verdict, Verdict::Passed { .. })).count();
-        let looked_at = counted().filter(|(_, verdict)| **verdict != Verdict::Skipped).count();
-        let all = if weight == Weight::Required { set.required } else { looked_at };
+        let all = if weight == Weight::Required { set.required } else { set.tasks };
         format!("{passed} of {all}")
     }
 
@@ -154,7 +158,7 @@ impl Weight {
 }
 
 /// What speaks against a scenario that counts. One of tasks in which the suite looks at nothing is no fault: the suite
-/// itself has left it out.
+/// itself has left it out. How many it may leave out, the set says.
 fn complaints(name: &str, verdict: &Verdict) -> Vec<String> {
     match verdict {
         Verdict::Passed { .. } => Vec::new(),
@@ -172,9 +176,9 @@ mod tests {
 
     const PASSED: Verdict = Verdict::Passed { warnings: 0 };
 
-    fn small(rows: &[(&str, Verdict)], required: usize) -> Report {
+    fn small(rows: &[(&str, Verdict)], required: usize, tasks: usize) -> Report {
         let scenarios = rows.iter().map(|(name, verdict)| ((*name).to_owned(), verdict.clone())).collect();
-        let sets = vec![(Set { required, ..SETS[0] }, scenarios)];
+        let sets = vec![(Set { required, tasks, ..SETS[0] }, scenarios)];
         let counts = Some(Counts { taken: vec![5, 7], broken: 1 });
         let column = Column { arrangement: Arrangement::Random, sets, kills: 3, counts };
         Report { node: "22.1.0".to_owned(), seed: 7, columns: vec![column] }
@@ -182,13 +186,14 @@ mod tests {
 
     #[test]
     fn what_counts_must_pass_and_nothing_may_be_missing() {
-        let check = |rows: &[(&str, Verdict)], required: usize, expected: &[&str]| {
-            let faults = small(rows, required).faults();
+        let check_both = |rows: &[(&str, Verdict)], required: usize, tasks: usize, expected: &[&str]| {
+            let faults = small(rows, required, tasks).faults();
             assert_eq!(faults.len(), expected.len(), "{faults:?}");
             for (fault, end) in faults.iter().zip(expected) {
                 assert!(fault.starts_with("a random node of three: 2026-07-28: ") && fault.ends_with(end), "{fault}");
             }
         };
+        let check = |rows: &[(&str, Verdict)], required, expected: &[&str]| check_both(rows, required, 0, expected);
         let failed = || Verdict::Failed(vec!["a: no".to_owned(), "b: no".to_owned()]);
         check(&[("tools-list", PASSED)], 1, &[]);
         check(&[("tools-list", Verdict::Passed { warnings: 2 })], 1, &[]);
@@ -198,11 +203,16 @@ mod tests {
         check(&[("tasks-lifecycle", failed())], 0, &["tasks-lifecycle: a: no", "tasks-lifecycle: b: no"]);
         check(&[("tasks-status-notifications", Verdict::Skipped)], 0, &[]);
         check(&[("server-sse-polling", failed())], 0, &[]);
+        check_both(&[("tasks-lifecycle", PASSED)], 0, 1, &[]);
+        check_both(&[("tasks-lifecycle", PASSED)], 0, 2, &["1 of 2 scenarios of tasks were looked at"]);
+        let skipped = [("tasks-lifecycle", Verdict::Skipped)];
+        check_both(&skipped, 0, 1, &["0 of 1 scenarios of tasks were looked at"]);
+        check_both(&[], 0, 1, &["0 of 1 scenarios of tasks were looked at"]);
     }
 
     #[test]
     fn the_page_has_a_row_for_every_scenario_and_a_column_for_every_arrangement() {
-        let required = SETS[0].required;
+        let Set { required, tasks, .. } = SETS[0];
         let failed = Verdict::Failed(vec!["a: no".to_owned()]);
         let rows = [
             ("json-schema-2020-12", failed.clone()),
@@ -211,12 +221,12 @@ mod tests {
             ("tools-list", Verdict::Passed { warnings: 1 }),
             ("ping", failed),
         ];
-        let page = small(&rows, required).to_string();
+        let page = small(&rows, required, tasks).to_string();
         for line in [
             "| required scenarios that passed | a random node of three |",
             "| 2026-07-28 | 1 of 37 |",
             "| 2025-11-25 | not run |",
-            "| tasks | 1 of 1 |",
+            "| tasks | 1 of 9 |",
             "| leaders killed | 3 |",
             "| requests at each node; died with one | 5, 7; 1 |",
             "| json-schema-2020-12 (not scored) | **failed**, 1 checks |",

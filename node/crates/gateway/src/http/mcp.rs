@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use ollamax_tools::Caller;
 
-use crate::http::{OpenDoor, body, edge, loopback};
+use crate::http::{OpenDoor, body, edge, loopback, tools};
 use crate::mem::MemKeys;
 use crate::toolbox::Toolbox;
 
@@ -100,11 +100,14 @@ pub(crate) fn service(door: &OpenDoor) -> Service {
 
 /// Answers one request.
 pub(crate) async fn answer(door: &OpenDoor, service: &Service, request: Request) -> Response<Body> {
+    let host = edge::host_of(&request);
     let admitted = match admit(door, request).await {
         Ok(admitted) => admitted,
         Err(refusal) => return refusal.into_response(),
     };
+    // rmcp, which decides on origins, does not see what is answered here.
     if let Service::Fixtures(_, questions) = service
+        && tools::caller_of(door, &admitted.head, &host).is_ok()
         && let Some(response) = questions.answer(&admitted.head.headers, &admitted.bytes).await
     {
         return response;

@@ -141,7 +141,7 @@ fn tasks() -> [(String, Value); 3] {
             "description": "Those that stand so; left out: all.",
             "schema": {"type": "string", "enum": STATUSES},
         }],
-        "responses": responses(vec![("200", whole("The tasks, oldest first.", &listed))]),
+        "responses": responses(vec![("200", whole("The tasks, oldest first, without results.", &listed))]),
     }});
     let show = json!({"get": {
         "operationId": "task",

@@ -180,9 +180,18 @@ async fn progress_comes_before_the_result_and_a_change_to_those_who_listen() {
 
 #[tokio::test]
 async fn a_call_of_the_handshake_asks_and_the_answer_comes_in_a_request_of_its_own() {
-    let router = door(true);
+    let parts = with_m().parts(Config {
+        conformance_fixtures: true,
+        origins: vec!["https://*.lab".to_owned()],
+        ..Config::default()
+    });
+    let router = router(Parts { tools: Toolbox::new(tools(None), &parts.registry).expect("new names"), ..parts });
     let params = json!({"name": "test_sampling", "arguments": {"prompt": "What is a quorum?"}});
-    let request = legacy(&json!({"jsonrpc": "2.0", "id": "c", "method": "tools/call", "params": params}));
+    let asking = json!({"jsonrpc": "2.0", "id": "c", "method": "tools/call", "params": params});
+    // A page that `/mcp` does not take elsewhere is not asked either: a pattern is no name.
+    let page = post(&[("mcp-protocol-version", LEGACY), ("origin", "https://chat.lab")], &asking);
+    assert_eq!(call(&router, page).await.status(), 403);
+    let request = legacy(&asking);
     let mut body = call(&router, request).await.into_body();
     let asked = first(&mut body, 1).await.remove(0);
     assert_eq!(asked["params"]["messages"][0]["content"]["text"], "What is a quorum?", "{asked}");

@@ -147,7 +147,7 @@ async fn a_client_that_takes_tasks_gets_one_and_looks_at_it_until_it_is_over() {
     let found = ask(&router, fetches(takes_tasks(), json!({}))).await;
     let result = &found["result"];
     assert_eq!((&result["resultType"], &result["status"]), (&json!("task"), &json!("working")), "{found}");
-    assert_eq!((&result["pollIntervalMs"], &result["ttlMs"]), (&json!(1_000), &json!(86_400_000)), "{found}");
+    assert_eq!((&result["pollIntervalMs"], &result["ttlMs"]), (&json!(1_000), &Value::Null), "{found}");
     let id = result["taskId"].as_str().expect("an id").to_owned();
     assert_eq!(tasks.asked(&id).expect("it is on record").arguments, json!({"name": "m"}));
 
@@ -205,6 +205,10 @@ async fn a_key_beside_the_arguments_has_one_effect_and_one_among_them_comes_firs
     let mut among = beside("b");
     among["arguments"] = json!({"name": "m", "idempotency_key": "a"});
     assert_eq!(id(among).await, first);
+    // Null says nothing.
+    let mut unsaid = beside("a");
+    unsaid["arguments"] = json!({"name": "m", "idempotency_key": null});
+    assert_eq!(id(unsaid).await, first);
     // A tool that takes no key is called as it was.
     let params = json!({"name": "counts", "arguments": {"words": "x"}, "_meta": beside("a")["_meta"]});
     let found = ask(&router, asked("tools/call", "counts", json!({}), params)).await;
@@ -250,17 +254,24 @@ async fn what_waits_for_approval_asks_a_client_that_can_be_asked_and_takes_an_an
     assert_eq!(found["result"]["status"], "working", "{found}");
     let said = found["result"]["statusMessage"].as_str().unwrap_or_default();
     assert!(said.contains("ollamax approve task_own"), "{found}");
-    for (answer, expected) in [
-        (json!({"approval": {"action": "accept", "content": {"approve": true}}}), "forbidden"),
-        (json!({"other": {"action": "accept"}}), ""),
-        (json!({}), ""),
-    ] {
-        let update = of_task("tasks/update", "task_own", asks.clone(), json!({"inputResponses": answer}));
-        let found = ask(&router, update).await;
+    let yes = json!({"approval": {"action": "accept", "content": {"approve": true}}});
+    let update = |answer: &Value| of_task("tasks/update", "task_own", asks.clone(), json!({"inputResponses": answer}));
+    for (answer, expected) in [(yes.clone(), "forbidden"), (json!({"approval": true}), "")] {
+        let found = ask(&router, update(&answer)).await;
         assert_eq!(found["error"]["code"], json!(-32_602), "{found}");
         assert_eq!(found["error"]["data"]["code"].as_str().unwrap_or_default(), expected, "{found}");
     }
+    // What was not asked for is acknowledged and passed over.
+    for answer in [json!({"other": {"action": "accept"}}), json!({})] {
+        let found = ask(&router, update(&answer)).await;
+        assert_eq!(found["result"]["resultType"], "complete", "{found}");
+    }
     assert_eq!(tasks.task("task_own").expect("there").status, "waiting");
+    // So is an answer that comes again.
+    tasks.set("task_own", |task| task.status = "queued".to_owned());
+    let found = ask(&router, update(&yes)).await;
+    assert_eq!(found["result"]["resultType"], "complete", "{found}");
+    assert_eq!(tasks.task("task_own").expect("there").status, "queued");
 }
 
 /// The next message of a stream.
@@ -299,26 +310,32 @@ async fn who_gave_a_token_hears_how_far_its_call_is_before_the_answer() {
 async fn a_client_that_listens_hears_of_its_tasks_when_they_change_and_gets_an_end_when_the_node_stops() {
     let tasks = MemTasks::default();
     tasks.set("task_own", |task| (task.subject, task.status) = ("loopback".to_owned(), "working".to_owned()));
+    tasks.set("task_second", |task| (task.subject, task.status) = ("loopback".to_owned(), "working".to_owned()));
     tasks.set("task_other", |task| task.subject = "uid/0".to_owned());
     let (router, stop) = (door(&tasks), CancellationToken::new());
-    let params = json!({"notifications": {"taskIds": ["task_other", "task_own", "task_none"]}});
+    let params = json!({"notifications": {"taskIds": ["task_other", "task_own", "task_none", "task_second"]}});
     let mut request = asked("subscriptions/listen", "", takes_tasks(), params);
     request.extensions_mut().insert(Stopping(stop.clone()));
     let mut body = call(&router, request).await.into_body();
     let told = next(&mut body).await.expect("it is acknowledged");
     assert_eq!(told["method"], "notifications/subscriptions/acknowledged", "{told}");
-    assert_eq!(told["params"]["notifications"]["taskIds"], json!(["task_own"]), "{told}");
-    let status = |told: &Value| {
+    assert_eq!(told["params"]["notifications"]["taskIds"], json!(["task_own", "task_second"]), "{told}");
+    let status = |told: &Value, id: &str| {
         assert_eq!(told["method"], "notifications/tasks", "{told}");
         assert_eq!(told["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], json!(7), "{told}");
-        assert_eq!(told["params"]["taskId"], "task_own", "{told}");
+        assert_eq!(told["params"]["taskId"], id, "{told}");
         told["params"]["status"].clone()
     };
-    assert_eq!(status(&next(&mut body).await.expect("how it stands")), "working");
+    assert_eq!(status(&next(&mut body).await.expect("how it stands"), "task_own"), "working");
+    assert_eq!(status(&next(&mut body).await.expect("how it stands"), "task_second"), "working");
     // What changes nothing of it is not told.
     tasks.set("task_other", |task| task.done = 3);
     completed(&tasks, "task_own");
-    assert_eq!(status(&next(&mut body).await.expect("how it ended")), "completed");
+    assert_eq!(status(&next(&mut body).await.expect("how it ended"), "task_own"), "completed");
+    // What was told to be over is looked at no more, also where somebody has it done again.
+    tasks.set("task_own", |task| task.status = "queued".to_owned());
+    tasks.set("task_second", |task| task.status = "cancelled".to_owned());
+    assert_eq!(status(&next(&mut body).await.expect("how it ended"), "task_second"), "cancelled");
     stop.cancel();
     let end = next(&mut body).await.expect("an end");
     assert_eq!((&end["id"], end["result"].is_object()), (&json!(7), true), "{end}");
@@ -348,6 +365,13 @@ async fn over_plain_http_a_task_is_begun_looked_at_and_ended() {
     assert_eq!(listed["tasks"], json!([]), "{listed}");
     let (head, found) = plain(&router, get(&format!("/tasks/{id}"))).await;
     assert_eq!((head.status().as_u16(), &found["task"]["status"]), (200, &json!("queued")), "{found}");
+    tasks.set("task_done", |task| task.subject = "loopback".to_owned());
+    completed(&tasks, "task_done");
+    let (_, listed) = plain(&router, get("/tasks?status=completed")).await;
+    let first = &listed["tasks"][0];
+    assert_eq!((&first["id"], &first["result"]), (&json!("task_done"), &Value::Null), "{listed}");
+    let (_, found) = plain(&router, get("/tasks/task_done")).await;
+    assert_eq!(found["task"]["result"], json!({"nodes": ["n1"]}), "{found}");
     let (head, found) = plain(&router, post(&format!("/tasks/{id}/cancel"), "")).await;
     assert_eq!((head.status().as_u16(), &found["task"]["status"]), (200, &json!("cancelled")), "{found}");
     for request in [get("/tasks/task_other"), get("/tasks/task_none"), post("/tasks/task_other/cancel", "")] {
@@ -385,7 +409,16 @@ async fn on_the_socket_an_administrator_sees_every_task_and_decides() {
     assert_eq!(code(&again), "precondition_failed");
     let told = client.cancel_task(by_root(CancelTaskRequest { id: id.clone() })).await.expect("ended").into_inner();
     assert_eq!(shown(told.task), "cancelled");
-    let told = client.retry_task(by_root(RetryTaskRequest { id: id.clone() })).await.expect("again").into_inner();
+    // What was never begun is not done again: that would go round the approval.
+    let retry = || by_root(RetryTaskRequest { id: id.clone() });
+    assert_eq!(code(&client.retry_task(retry()).await.expect_err("never begun")), "precondition_failed");
+    tasks.set(&id, |task| (task.status, task.attempt) = ("waiting".to_owned(), 0));
+    let denied = DecideTaskRequest { id: id.clone(), approved: false };
+    let told = client.decide_task(by_root(denied)).await.expect("decided").into_inner();
+    assert_eq!(shown(told.task), "cancelled");
+    assert_eq!(code(&client.retry_task(retry()).await.expect_err("denied")), "precondition_failed");
+    tasks.set(&id, |task| task.attempt = 1);
+    let told = client.retry_task(retry()).await.expect("again").into_inner();
     assert_eq!(shown(told.task), "queued");
 
     // Who waits is answered when it is over.

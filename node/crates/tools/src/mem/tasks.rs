@@ -156,6 +156,10 @@ impl Tasks for MemTasks {
             if !matches!(task.status.as_str(), "failed" | "cancelled") {
                 return Err(not_so(task, "neither failed nor was cancelled"));
             }
+            // It may be one that nobody approved.
+            if task.attempt == 0 {
+                return Err(not_so(task, "was never begun"));
+            }
             (task.status, task.attempt, task.error) = ("queued".to_owned(), 0, None);
             Ok(())
         })

@@ -2,8 +2,8 @@
 //!
 //! rmcp's filter has no word for tasks yet. So the door reads their ids from the message, hands them over beside it,
 //! and names in the acknowledgement those that it took. Always: a task that the caller may not see is not taken; how a
-//! task stands is told once at the beginning and then when it has changed; the stream ends with its result when the
-//! node stops.
+//! task stands is told once at the beginning and then when it has changed; one that was told to be over is looked at no
+//! more, since the protocol knows nothing that comes after an end; the stream ends with its result when the node stops.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -123,10 +123,14 @@ async fn follow(tools: &Toolbox, caller: &Caller, request: &RequestContext<RoleS
     let Some(mut changes) = tools.changes().filter(|_| !ids.is_empty()) else { return pending().await };
     let client = Client::of(request);
     let mut told: BTreeMap<String, TaskView> = BTreeMap::new();
-    loop {
+    let is_over = |told: &BTreeMap<String, TaskView>, id: &String| told.get(id).is_some_and(TaskView::is_over);
+    while !ids.iter().all(|id| is_over(&told, id)) {
         // What changes behind this look ends the wait for the next one.
         changes.mark_unchanged();
         for id in ids {
+            if is_over(&told, id) {
+                continue;
+            }
             let Ok(task) = tools.task(caller, id) else { continue };
             if told.get(id) == Some(&task) {
                 continue;
@@ -148,6 +152,7 @@ async fn follow(tools: &Toolbox, caller: &Caller, request: &RequestContext<RoleS
         }
         sleep(LOOK_PAUSE).await;
     }
+    pending().await
 }
 
 #[cfg(test)]

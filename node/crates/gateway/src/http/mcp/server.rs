@@ -19,6 +19,7 @@ use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::Value;
 
 use ollamax_tools::{Caller, Progress, Started, Tool};
+use ollamax_types::ErrorCode as Refused;
 
 use super::approval::Round;
 use super::listen;
@@ -224,8 +225,12 @@ impl ServerHandler for Server {
         let found = self.tools.find_task(&caller, &request.task_id).await;
         let task = found.map_err(|error| tasks::refused(&error))?;
         let Some(yes) = tasks::decision(&task, &request.input_responses)? else { return Ok(()) };
-        let decided = self.tools.decide_task(&caller, &task.id, yes).await;
-        decided.map(drop).map_err(|error| tasks::refused(&error))
+        match self.tools.decide_task(&caller, &task.id, yes).await {
+            Ok(_) => Ok(()),
+            // This node did not know yet that it has been decided: then this answer is one too many, and passed over.
+            Err(error) if error.code == Refused::PreconditionFailed => Ok(()),
+            Err(error) => Err(tasks::refused(&error)),
+        }
     }
 
     async fn cancel_task(

@@ -84,15 +84,21 @@ pub(super) fn detailed(catalogue: &Catalogue, task: &TaskView, client: Client) -
 
 /// What is said of every task.
 pub(super) fn base(task: &TaskView) -> Task {
-    // It is kept for so long after its end, which is no sooner than its beginning.
-    let kept = u64::try_from(limits::TASK_KEPT_FOR.as_millis()).unwrap_or(u64::MAX);
     let mut base = Task::new(task.id.as_str(), TaskStatus::Working, task.created_at.as_str(), task.updated_at.as_str())
-        .with_ttl_ms(kept)
         .with_poll_interval_ms(POLL_MS);
+    base.ttl_ms = kept_ms(task);
     if !task.text.is_empty() {
         base = base.with_status_message(task.text.as_str());
     }
     base
+}
+
+/// How long it is kept from its beginning on; `None`: as long as it goes on, since it is kept for a time after its end.
+fn kept_ms(task: &TaskView) -> Option<u64> {
+    let moment = |text: &str| text.parse::<jiff::Timestamp>().ok().filter(|_| task.is_over());
+    let (begun, ended) = (moment(&task.created_at)?, moment(&task.updated_at)?);
+    let took = u64::try_from(ended.duration_since(begun).as_millis()).unwrap_or_default();
+    Some(took.saturating_add(u64::try_from(limits::TASK_KEPT_FOR.as_millis()).ok()?))
 }
 
 fn payload(catalogue: &Catalogue, task: &TaskView, client: Client) -> TaskPayload {
@@ -128,18 +134,13 @@ pub(super) fn approval(message: String) -> InputRequests {
     InputRequests::from([(APPROVAL.to_owned(), InputRequest::Elicitation(ElicitRequest::new(form)))])
 }
 
-/// What the user said: yes, no, or `None`: nothing, so that the task goes on waiting.
+/// What the user said: yes, no, or `None`: nothing, so that the task stays as it is. What the task does not ask for,
+/// or not any more, is passed over, as the protocol wants it: an answer whose acknowledgement was lost comes again.
 ///
 /// # Errors
-/// When the task has not asked for this, or that is no answer.
+/// When that is no answer to what it asks for.
 pub(super) fn decision(task: &TaskView, responses: &InputResponses) -> Result<Option<bool>, ErrorData> {
-    let wrong = |text: String| Err(ErrorData::invalid_params(text, None));
-    if let Some(other) = responses.keys().find(|name| !task.is_waiting() || *name != APPROVAL) {
-        return wrong(format!("the task does not ask for {other:?}; tasks/get says what it asks for"));
-    }
-    let Some(answer) = responses.get(APPROVAL) else {
-        return wrong(format!("inputResponses has no {APPROVAL:?}; tasks/get says what the task asks for"));
-    };
+    let Some(answer) = responses.get(APPROVAL).filter(|_| task.is_waiting()) else { return Ok(None) };
     said(answer)
 }
 
@@ -169,7 +170,9 @@ pub(super) fn said(answer: &Value) -> Result<Option<bool>, ErrorData> {
 pub(super) fn with_key(tool: Option<&Tool>, mut arguments: JsonObject, meta: &JsonObject) -> JsonObject {
     let known = tool.and_then(|tool| tool.input().shown().get("properties"));
     let takes_one = known.is_some_and(|known| known.get(KEY).is_some());
-    if let Some(key) = meta.get(KEY_IN_META).filter(|_| takes_one && !arguments.contains_key(KEY)) {
+    // Clients with types write null for what they do not say.
+    let has_none = arguments.get(KEY).is_none_or(Value::is_null);
+    if let Some(key) = meta.get(KEY_IN_META).filter(|_| takes_one && has_none) {
         arguments.insert(KEY.to_owned(), key.clone());
     }
     arguments
@@ -219,7 +222,7 @@ mod tests {
         let (catalogue, asks) = (Catalogue::default(), Client { asks: true, takes_tasks: true });
         let shown = serde_json::to_value(detailed(&catalogue, &task("waiting"), asks)).expect("JSON");
         assert_eq!((&shown["status"], &shown["statusMessage"]), (&json!("input_required"), &json!("m goes")));
-        assert_eq!((&shown["pollIntervalMs"], &shown["ttlMs"]), (&json!(1_000), &json!(86_400_000)));
+        assert_eq!((&shown["pollIntervalMs"], &shown["ttlMs"]), (&json!(1_000), &Value::Null));
         let asked = &shown["inputRequests"]["approval"];
         assert_eq!(asked["method"], "elicitation/create", "{shown}");
         assert_eq!(asked["params"]["requestedSchema"]["required"], json!(["approve"]), "{shown}");
@@ -228,6 +231,24 @@ mod tests {
         assert_eq!((&told["status"], told.get("inputRequests")), (&json!("working"), None));
         let over = serde_json::to_value(detailed(&catalogue, &task("cancelled"), asks)).expect("JSON");
         assert_eq!(over["status"], "cancelled");
+    }
+
+    #[test]
+    fn a_task_is_kept_for_a_day_after_its_end_however_long_it_took() {
+        let check = |status: &str, ended: &str, expected: Option<u64>| {
+            let (created_at, updated_at) = ("2026-11-01T00:00:00Z".to_owned(), ended.to_owned());
+            let task = TaskView { created_at, updated_at, ..task(status) };
+            assert_eq!(kept_ms(&task), expected, "{status} {ended}");
+        };
+        for status in ["waiting", "queued", "working"] {
+            check(status, "2026-11-02T06:00:00Z", None);
+        }
+        check("completed", "2026-11-01T00:00:00Z", Some(86_400_000));
+        check("failed", "2026-11-02T06:00:00Z", Some((24 + 30) * 3_600_000));
+        check("cancelled", "2026-11-01T00:00:01.5Z", Some(86_401_500));
+        // A clock that was set back.
+        check("completed", "2026-10-31T00:00:00Z", Some(86_400_000));
+        check("completed", "", None);
     }
 
     #[test]
@@ -244,8 +265,13 @@ mod tests {
         check("waiting", json!({"approval": {"action": "accept", "content": {"approve": "yes"}}}), Err(()));
         check("waiting", json!({"approval": {"action": "accept"}}), Err(()));
         check("waiting", json!({"approval": true}), Err(()));
-        check("waiting", json!({}), Err(()));
-        check("waiting", json!({"colour": {"action": "decline"}}), Err(()));
-        check("working", yes, Err(()));
+        // What is not asked for is passed over.
+        check("waiting", json!({}), Ok(None));
+        check("waiting", json!({"colour": {"action": "decline"}}), Ok(None));
+        let mut more = yes.clone();
+        more["colour"] = json!({"action": "decline"});
+        check("waiting", more, Ok(Some(true)));
+        check("working", yes, Ok(None));
+        check("cancelled", json!({"approval": true}), Ok(None));
     }
 }
