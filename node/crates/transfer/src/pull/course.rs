@@ -227,7 +227,7 @@ impl Pull {
         if code == ErrorCode::ModelNotFound {
             tracing::info!(%model, %digest, "the registry has none; a version of nodes is spread");
         } else {
-            tracing::warn!(%model, %digest, %code, reason = text, "no answer of the registry; what nodes have is spread");
+            tracing::warn!(%model, %code, reason = text, "no answer of the registry; what nodes have is spread");
         }
         wished.is_spread.store(true, Ordering::Relaxed);
         Ok(manifest)
