@@ -29,7 +29,7 @@ use ollamax_types::{Digest, ErrorCode, ModelRecord, NodeId, Role, RuntimeState};
 use crate::import::plan::is_temporary;
 use crate::slot::MemberEngines;
 
-use damaged::damaged_of;
+use damaged::{damaged_of, without_damaged};
 
 /// Wait before the state is compared again although nothing was heard.
 const COMPARE_AGAIN_AFTER: Duration = Duration::from_secs(5);
@@ -193,6 +193,8 @@ async fn settle(engines: &MemberEngines, report: &Report, store: &Adopted) -> bo
         }
     };
     let Ok(Some(cluster)) = read::cluster(&*view) else { return false };
+    let sound = without_damaged(report, &recorded, store).await;
+    let report = sound.as_ref().unwrap_or(report);
     let Some(command) = plan(engines.node, report, store, &recorded, cluster.version) else { return true };
     let damaged = damaged_of(&command, &recorded, store).await;
     let is_known = |held: &Location| engines.carried_out.has(held) || damaged.contains(&held.model.name.key());

@@ -306,7 +306,8 @@ impl From<Refusal> for AdminError {
             Refusal::NotPlanned { .. } => ("the leader has given this to another node", "ollamax model pulls"),
             Refusal::VersionNotFound { name, .. } => {
                 let next = format!("ollamax model history {name}");
-                return Self::refused(&refusal, "no node ever had it under this name", next);
+                let why = "no node ever had it under this name; of a digest it takes 4 digits or more";
+                return Self::refused(&refusal, why, next);
             }
             Refusal::Pinned { name, .. } => {
                 let next = format!("ollamax model unpin {name}");
@@ -461,6 +462,8 @@ mod tests {
         };
         let (digest, refused) = (Digest([7; 32]), ErrorCode::PreconditionFailed);
         let version = Refusal::VersionNotFound { name: name.clone(), version: "7".to_owned() };
+        // Two digits that begin a digest are taken for a number.
+        assert!(AdminError::from(version.clone()).why.ends_with("4 digits or more"));
         check(version, ErrorCode::ModelNotFound, "ollamax model history llama3.2:latest");
         check(Refusal::Pinned { name: name.clone(), digest }, refused, "ollamax model unpin llama3.2:latest");
         check(Refusal::LastCopy { name: name.clone() }, refused, "ollamax model rm llama3.2:latest --force");

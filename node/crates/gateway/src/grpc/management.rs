@@ -462,10 +462,16 @@ fn after_push(said: &str, node: &str) -> String {
         "server misbehaving",
     ];
     let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    let takes_none = said.split_whitespace().any(|word| matches!(word, "405:" | "501:"));
     if says(&PLAIN) {
         "the registry speaks plain HTTP: repeat the command with --insecure".to_owned()
     } else if says(&AWAY) {
         format!("look at the registry in the name, and whether {node} reaches it")
+    } else if said.trim_end().ends_with("EOF") {
+        // A server of plain HTTP may close at the beginning of TLS.
+        "look at the registry in the name; if it speaks plain HTTP: repeat the command with --insecure".to_owned()
+    } else if takes_none {
+        "that registry takes no models: push to a name of another one".to_owned()
     } else {
         format!("look whether the account of the runtime on {node} may write there")
     }

@@ -223,7 +223,12 @@ impl Pull {
         };
         let OriginError { code, text, .. } = error;
         let (model, digest) = (&self.spec.name, manifest.digest());
-        tracing::info!(%model, %digest, %code, reason = text, "the registry gave none; a version of nodes is spread");
+        // What somebody made in the cluster is in no registry. One that does not answer hides what is newer.
+        if code == ErrorCode::ModelNotFound {
+            tracing::info!(%model, %digest, "the registry has none; a version of nodes is spread");
+        } else {
+            tracing::warn!(%model, %code, reason = text, "no answer of the registry; what nodes have is spread");
+        }
         wished.is_spread.store(true, Ordering::Relaxed);
         Ok(manifest)
     }

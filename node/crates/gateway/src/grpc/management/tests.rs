@@ -172,6 +172,9 @@ fn what_to_try_after_a_push_goes_by_what_the_runtime_said() {
     check("dial tcp 127.0.0.1:1: connect: connection refused", away);
     let account = "look whether the account of the runtime on n2 may write there";
     check("you are not authorized to push to this namespace", account);
+    let closed = "look at the registry in the name; if it speaks plain HTTP: repeat the command with --insecure";
+    check("Head \"https://127.0.0.1:405/v2/\": EOF", closed);
+    check("405: {}", "that registry takes no models: push to a name of another one");
 }
 
 #[test]
