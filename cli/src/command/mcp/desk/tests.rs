@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::body::Body;
@@ -36,6 +37,8 @@ enum Mood {
 struct Node {
     name: &'static str,
     mood: Mutex<Mood>,
+    /// It is asked with the caller's own rights; others do not know tasks and changes of this caller's.
+    is_own: AtomicBool,
     /// Calls of tools have no end there.
     holds: bool,
     connections: Mutex<JoinSet<()>>,
@@ -76,6 +79,10 @@ impl Ways for Lab {
         self.0[node].name.to_owned()
     }
 
+    fn has_own_rights(&self, node: usize) -> bool {
+        self.0[node].is_own.load(Ordering::Relaxed)
+    }
+
     fn connect(&self, node: usize) -> BoxFuture<'static, io::Result<Way>> {
         let node = Arc::clone(&self.0[node]);
         Box::pin(async move {
@@ -110,6 +117,10 @@ impl Node {
                 "_meta": {"io.modelcontextprotocol/serverInfo": {"name": "ollamax", "version": "9"}},
             }),
             ("tools/list", _) => json!({"resultType": "complete", "ttlMs": 1, "tools": tools()}),
+            ("tasks/get", _) if self.is_own.load(Ordering::Relaxed) => json!({"status": "working"}),
+            ("tasks/get", _) => {
+                return Some((400, message::error(id, message::INVALID_PARAMS, "no such task", Value::Null)));
+            }
             ("tools/call", Some("turned_away")) => {
                 return Some((403, message::error(&Value::Null, INVALID_REQUEST, "not you", Value::Null)));
             }
@@ -177,6 +188,7 @@ impl Hold {
         let node = Node {
             name,
             mood: Mutex::new(Mood::Open),
+            is_own: AtomicBool::new(false),
             holds,
             connections: Mutex::default(),
             asked: Mutex::default(),
@@ -184,6 +196,11 @@ impl Hold {
             streams: streams_there,
         };
         Self { node: Arc::new(node), seen, streams }
+    }
+
+    fn of_caller(self) -> Self {
+        self.node.is_own.store(true, Ordering::Relaxed);
+        self
     }
 
     async fn call(&mut self) -> Value {
@@ -379,6 +396,79 @@ async fn a_call_that_reads_or_has_a_key_goes_on_at_the_next_node() {
         assert_eq!(first["params"]["arguments"]["idempotency_key"].is_string(), has_key, "{tool}");
         assistant.end().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_may_have_been_begun_is_never_told_as_not_done_and_its_key_is_told() {
+    let (mut n1, n2) = (Hold::new("n1", true), Hold::new("n2", false));
+    n2.become_so(Mood::Refusing);
+    let mut assistant = Assistant::start(&[&n1, &n2]);
+    for (id, tool) in [(7, "pulls"), (8, "reads")] {
+        n1.become_so(Mood::Open);
+        assistant.call(id, tool).await;
+        let asked = n1.call().await;
+        let died_at = Instant::now();
+        n1.become_so(Mood::Refusing);
+        let told = assistant.hear().await;
+        assert!(died_at.elapsed() <= TOLD_WITHIN, "{:?}", died_at.elapsed());
+        let code = if tool == "pulls" { "outcome_unknown" } else { "peer_unreachable" };
+        assert_eq!(code_of(&told), (&json!(id), &json!(code)), "{told}");
+        assert_eq!(told["error"]["data"]["idempotency_key"], asked["params"]["arguments"]["idempotency_key"]);
+    }
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_may_have_been_begun_goes_on_with_the_same_rights_alone() {
+    let (mut n1, n2) = (Hold::new("n1", true).of_caller(), Hold::new("n2", false));
+    let mut assistant = Assistant::start(&[&n1, &n2]);
+    assistant.call(7, "pulls").await;
+    let first = n1.call().await;
+    n1.become_so(Mood::Refusing);
+    // Its connection has broken, and it is back.
+    n1.become_so(Mood::Open);
+    let second = n1.call().await;
+    assert_eq!(second["params"], first["params"]);
+    // It dies of it once more, and is not asked a third time.
+    n1.become_so(Mood::Refusing);
+    let told = assistant.hear().await;
+    assert_eq!(code_of(&told), (&json!(7), &json!("outcome_unknown")), "{told}");
+    assert!(n2.asked("tools/call").is_empty());
+    assistant.call(8, "pulls").await;
+    assert_eq!(assistant.node_of(8).await, "n2");
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_task_is_unknown_to_others_is_no_answer_while_its_caller_is_away() {
+    let (n1, n2) = (Hold::new("n1", false).of_caller(), Hold::new("n2", false));
+    let mut assistant = Assistant::start(&[&n1, &n2]);
+    let task = || modern(json!({"taskId": "task_1"}));
+    assistant.send(json!(7), "tasks/get", task()).await;
+    assert_eq!(assistant.hear().await["result"]["status"], "working");
+    n1.become_so(Mood::Refusing);
+    assistant.send(json!(8), "tasks/get", task()).await;
+    assert_eq!(code_of(&assistant.hear().await), (&json!(8), &json!("peer_unreachable")));
+    assistant.end().await;
+    // Whoever never had rights of their own hears what there is.
+    n1.become_so(Mood::Refusing);
+    let mut assistant = Assistant::start(&[&n1, &n2]);
+    assistant.send(json!(9), "tasks/get", task()).await;
+    let told = assistant.hear().await;
+    assert_eq!((&told["id"], &told["error"]["message"]), (&json!(9), &json!("no such task")), "{told}");
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_hangs_first_of_all_does_not_keep_from_what_tools_say() {
+    let (n1, mut n2, n3) = (Hold::new("n1", false), Hold::new("n2", true), Hold::new("n3", false));
+    n1.become_so(Mood::Silent);
+    let mut assistant = Assistant::start(&[&n1, &n2, &n3]);
+    assistant.call(7, "reads").await;
+    n2.call().await;
+    n2.become_so(Mood::Refusing);
+    assert_eq!(assistant.node_of(7).await, "n3");
+    assistant.end().await;
 }
 
 #[tokio::test(start_paused = true)]
