@@ -6,8 +6,9 @@
 //! done, whatever is heard later; a node's death is told within [`SEARCH_MAX`], unless another node goes on; a subscription that was acknowledged is
 //! opened again until the assistant ends it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -36,6 +37,15 @@ const AGAIN: Duration = Duration::from_millis(250);
 /// Between two attempts to open a subscription again; twice as long each time.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Lines to people that wait for somebody to read them.
+const SAID_MAX: usize = 64;
+/// To the thread that writes them, so that a pipe which nobody empties holds nothing else up.
+static SAID: LazyLock<Option<SyncSender<String>>> = LazyLock::new(|| {
+    let (said, coming) = sync_channel::<String>(SAID_MAX);
+    let writing = std::thread::Builder::new().name("said".to_owned());
+    writing.spawn(move || coming.iter().for_each(|line| output::pass_on(&line))).is_ok().then_some(said)
+});
 
 /// What the requests of one assistant have in common.
 pub(crate) struct Bridge {
@@ -368,9 +378,11 @@ impl Failed {
     }
 }
 
-/// Says something to who started the assistant; the assistant does not hear it.
+/// Says something to who started the assistant; the assistant does not hear it. Where nobody reads it, it is lost.
 pub(crate) fn say(line: &str) {
-    output::pass_on(&format!("ollamax mcp: {line}"));
+    if let Some(said) = SAID.as_ref() {
+        drop(said.try_send(format!("ollamax mcp: {line}")));
+    }
 }
 
 #[cfg(test)]

@@ -253,9 +253,14 @@ impl Stream {
 
 impl Assistant {
     fn start(nodes: &[&Hold]) -> Self {
+        Self::with_room(64 << 10, nodes)
+    }
+
+    /// It may be told so many bytes before it reads.
+    fn with_room(bytes: usize, nodes: &[&Hold]) -> Self {
         let lab = Lab(nodes.iter().map(|hold| Arc::clone(&hold.node)).collect());
         let (input, its_input) = tokio::io::duplex(64 << 10);
-        let (its_output, output) = tokio::io::duplex(64 << 10);
+        let (its_output, output) = tokio::io::duplex(bytes);
         let (orphan, orphaned) = oneshot::channel::<()>();
         let mut bridge = JoinSet::new();
         bridge.spawn(async move {
@@ -660,4 +665,42 @@ async fn it_ends_with_who_began_it_also_where_the_input_does_not() {
         .expect("one")
         .expect("no panic")
         .expect("an end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_assistant_that_does_not_read_is_still_heard() {
+    for ends_by_itself in [true, false] {
+        let mut n1 = Hold::new("n1", false);
+        let mut assistant = Assistant::with_room(16, &[&n1]);
+        assistant.send(json!(7), "tools/call", json!({"name": "steps", "arguments": {}})).await;
+        let steps = n1.stream().await;
+        assistant.send(json!(8), "ping", json!({})).await;
+        assistant.cancel(json!(7)).await;
+        timeout(PATIENCE, steps.told.closed()).await.expect("nobody listens any more");
+        let ended_at = Instant::now();
+        let Assistant { input, output, orphan, mut bridge } = assistant;
+        let kept = if ends_by_itself {
+            drop(input);
+            (None, orphan)
+        } else {
+            drop(orphan);
+            (Some(input), None)
+        };
+        timeout(PATIENCE, bridge.join_next()).await.expect("in time").expect("one").expect("no panic").expect("an end");
+        assert!(ended_at.elapsed() < 2 * ENDING, "{:?}", ended_at.elapsed());
+        drop((output, kept));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_assistant_that_reads_late_hears_all_in_order() {
+    let n1 = Hold::new("n1", false);
+    let mut assistant = Assistant::with_room(16, &[&n1]);
+    for id in 0..9 {
+        assistant.send(json!(id), "nonsense", json!([])).await;
+    }
+    for id in 0..9 {
+        assert_eq!(assistant.hear().await["id"], id);
+    }
+    assistant.end().await;
 }
