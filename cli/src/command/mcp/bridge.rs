@@ -32,6 +32,10 @@ const SEARCH_MAX: Duration = Duration::from_millis(1_500);
 const OWN_MAX: Duration = Duration::from_millis(500);
 /// How long a node is looked for that answers it.
 const OWN_SEARCH_MAX: Duration = Duration::from_millis(750);
+/// How long a node is silent before it is asked whether it is there, and how long it may take to say so, twice.
+const SILENCE_MAX: Duration = Duration::from_millis(1_500);
+/// Between two such questions while it says so.
+const LOOK_EACH: Duration = Duration::from_secs(5);
 /// Before a node is asked again for a change that may have been begun there.
 const AGAIN: Duration = Duration::from_millis(250);
 /// Between two attempts to open a subscription again; twice as long each time.
@@ -252,7 +256,39 @@ impl Bridge {
         let id = self.asked.fetch_add(1, Ordering::Relaxed);
         let sent = Sent { id, method: request.method.clone(), params: request.params.clone() };
         // What is remembered of a connection is large.
-        Box::pin(exchange(way, &sent, telling)).await
+        let asking = Box::pin(exchange(way, &sent, telling));
+        tokio::select! {
+            biased;
+            outcome = asking => outcome,
+            () = self.hangs(node) => Outcome::Unknown("it answers nothing any more".to_owned()),
+        }
+    }
+
+    /// Comes true when a node that a request waits for answers nothing else either, twice.
+    async fn hangs(&self, node: usize) {
+        let mut was_missed = false;
+        sleep(SILENCE_MAX).await;
+        loop {
+            let is_missed = timeout(SILENCE_MAX, self.look(node)).await.is_err();
+            if is_missed && was_missed {
+                return;
+            }
+            was_missed = is_missed;
+            if !is_missed {
+                sleep(LOOK_EACH).await;
+            }
+        }
+    }
+
+    /// Ends when a node gives a sign of life. That it takes no connection is one: what it works at it may still answer,
+    /// and a connection whose other end has gone breaks by itself.
+    async fn look(&self, node: usize) {
+        if let Ok(way) = self.ways.connect(node).await {
+            let id = self.asked.fetch_add(1, Ordering::Relaxed);
+            let params = era::modernised(Params::new(), &era::own_name());
+            let sent = Sent { id, method: "server/discover".to_owned(), params };
+            drop(Box::pin(exchange(way, &sent, &mut Telling::nobody())).await);
+        }
     }
 
     fn answered(&self, node: usize, name: &str) {

@@ -30,7 +30,10 @@ const TOLD_WITHIN: Duration = Duration::from_secs(2);
 enum Mood {
     Open,
     Refusing,
+    /// It takes none.
     Silent,
+    /// It takes them and says nothing.
+    Mute,
 }
 
 /// A node that answers by what it is asked.
@@ -91,6 +94,7 @@ impl Ways for Lab {
                 Mood::Open => Ok(node.open()),
                 Mood::Refusing => Err(io::Error::from(io::ErrorKind::ConnectionRefused)),
                 Mood::Silent => pending().await,
+                Mood::Mute => Ok(node.hang()),
             }
         })
     }
@@ -104,6 +108,15 @@ impl Node {
         let router = Router::new().fallback(answer).with_state(Arc::clone(&self));
         let serving = http1::Builder::new().serve_connection(TokioIo::new(other), TowerToHyperService::new(router));
         self.connections.lock().expect("no panic").spawn(async move { drop(serving.await) });
+        Way { wire: Box::new(wire), host: "localhost".to_owned(), path: "/mcp".to_owned() }
+    }
+
+    fn hang(&self) -> Way {
+        let (wire, other) = tokio::io::duplex(64 << 10);
+        self.connections.lock().expect("no panic").spawn(async move {
+            pending::<()>().await;
+            drop(other);
+        });
         Way { wire: Box::new(wire), host: "localhost".to_owned(), path: "/mcp".to_owned() }
     }
 
@@ -702,5 +715,35 @@ async fn an_assistant_that_reads_late_hears_all_in_order() {
     for id in 0..9 {
         assert_eq!(assistant.hear().await["id"], id);
     }
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_takes_connections_and_says_nothing_is_left() {
+    for (tool, code) in [("reads", None), ("pulls", None), ("adds", Some("outcome_unknown"))] {
+        let (mut n1, n2) = (Hold::new("n1", true), Hold::new("n2", false));
+        let mut assistant = Assistant::start(&[&n1, &n2]);
+        assistant.call(7, tool).await;
+        n1.call().await;
+        let hung_at = Instant::now();
+        *n1.node.mood.lock().expect("no panic") = Mood::Mute;
+        match code {
+            None => assert_eq!(assistant.node_of(7).await, "n2", "{tool}"),
+            Some(code) => assert_eq!(code_of(&assistant.hear().await), (&json!(7), &json!(code)), "{tool}"),
+        }
+        assert!(hung_at.elapsed() <= 4 * TOLD_WITHIN, "{:?}", hung_at.elapsed());
+        assistant.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_takes_long_is_waited_for_while_its_node_answers_others() {
+    let mut n1 = Hold::new("n1", true);
+    let mut assistant = Assistant::start(&[&n1]);
+    assistant.call(7, "adds").await;
+    n1.call().await;
+    let heard = timeout(10 * PATIENCE, assistant.output.next_line()).await;
+    assert!(heard.is_err(), "{heard:?}");
+    assert!(n1.asked("server/discover").len() > 10);
     assistant.end().await;
 }
