@@ -58,10 +58,19 @@ impl Nodes {
     }
 }
 
-/// All nodes: those that do not rest as they were named, then the others, by who has rested first.
+/// All nodes: those that are well as they were named, and among them the first of those that have rested; then the
+/// others of these, by who failed least, so that no request spends its time on many that are dead; then those that rest,
+/// by who has rested first.
 fn order(health: &[Health], now: Instant) -> Vec<usize> {
+    let rests = |health: &Health| health.rests_until.filter(|until| *until > now);
+    let first = health.iter().position(|health| health.failures > 0 && rests(health).is_none());
+    let place = |node: usize, health: &Health| match rests(health) {
+        Some(until) => (2, 0, Some(until)),
+        None if health.failures == 0 || first == Some(node) => (0, 0, None),
+        None => (1, health.failures, None),
+    };
     let mut nodes: Vec<usize> = (0..health.len()).collect();
-    nodes.sort_by_key(|node| health.get(*node).and_then(|health| health.rests_until).filter(|until| *until > now));
+    nodes.sort_by_key(|node| health.get(*node).map(|health| place(*node, health)));
     nodes
 }
 
@@ -85,6 +94,9 @@ mod tests {
         check([Some(9), Some(7), Some(5), Some(3)], [3, 2, 1, 0]);
         // Whose rest is over is as good as the others.
         check([Some(0), None, Some(5), None], [0, 1, 3, 2]);
+        check([None, Some(0), None, Some(5)], [0, 1, 2, 3]);
+        // Of several such one is asked before those that are well.
+        check([Some(0), Some(0), Some(0), None], [0, 3, 1, 2]);
     }
 
     #[tokio::test(start_paused = true)]
