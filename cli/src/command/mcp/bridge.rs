@@ -311,11 +311,17 @@ impl Bridge {
         if let Some(hints) = self.known.of(tool) {
             return Some(hints);
         }
+        if self.known.is_missed(tool, Instant::now()) {
+            return None;
+        }
         let list = self.own("tools/list", client).await?;
         self.known.learn(&list);
-        // So that it is not looked for at each call.
-        self.known.miss(tool);
-        self.known.of(tool)
+        let hints = self.known.of(tool);
+        if hints.is_none() {
+            // So that it is not looked for at each call.
+            self.known.miss(tool, Instant::now());
+        }
+        hints
     }
 
     /// The result of a request of this process's own; nothing where there is none in time.

@@ -8,13 +8,17 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::message::{Params, Request};
 
 /// Tools that are remembered.
 const TOOLS_MAX: usize = 4_096;
+/// How long a tool that stands in no list is not looked for again: another node, or a later one, may have it.
+const MISSED_FOR: Duration = Duration::from_secs(60);
 /// The argument that holds a key.
 const KEY: &str = "idempotency_key";
 /// Where a key may stand beside the arguments.
@@ -45,7 +49,11 @@ pub(crate) struct Hints {
 
 /// What tools said of themselves.
 #[derive(Debug, Default)]
-pub(crate) struct Known(Mutex<HashMap<String, Hints>>);
+pub(crate) struct Known {
+    tools: Mutex<HashMap<String, Hints>>,
+    /// Until when tools that stood in no list are not looked for.
+    missed: Mutex<HashMap<String, Instant>>,
+}
 
 /// Draws keys that nobody else draws: the system's randomness behind `RandomState`, and a count. They are no secrets.
 #[derive(Debug, Default)]
@@ -72,7 +80,7 @@ impl Hints {
 impl Known {
     /// Remembers the tools of a list.
     pub(crate) fn learn(&self, list: &Value) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.tools.lock().unwrap_or_else(PoisonError::into_inner);
         for tool in list["tools"].as_array().into_iter().flatten() {
             let Some(name) = tool["name"].as_str() else { continue };
             if known.len() < TOOLS_MAX || known.contains_key(name) {
@@ -81,17 +89,24 @@ impl Known {
         }
     }
 
-    /// Remembers of a tool that stands in no list that it says nothing.
-    pub(crate) fn miss(&self, name: &str) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() < TOOLS_MAX {
-            known.entry(name.to_owned()).or_default();
+    /// Remembers for a while of a tool that it stood in no list.
+    pub(crate) fn miss(&self, name: &str, now: Instant) {
+        let mut missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
+        missed.retain(|_, until| *until > now);
+        if missed.len() < TOOLS_MAX {
+            missed.insert(name.to_owned(), now + MISSED_FOR);
         }
+    }
+
+    /// Whether a tool stood in no list just now.
+    pub(crate) fn is_missed(&self, name: &str, now: Instant) -> bool {
+        let missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
+        missed.get(name).is_some_and(|until| *until > now)
     }
 
     /// What a tool said.
     pub(crate) fn of(&self, name: &str) -> Option<Hints> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
+        self.tools.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
     }
 }
 
@@ -194,9 +209,16 @@ mod tests {
         ];
         known.learn(&json!({"tools": tools}));
         known.learn(&json!({"tools": 7}));
-        known.miss("hidden");
-        known.miss("reads");
         known
+    }
+
+    #[test]
+    fn a_tool_that_stood_in_no_list_is_looked_for_again_after_a_minute() {
+        let (known, now) = (known(), Instant::now());
+        known.miss("hidden", now);
+        let is_missed = |name: &str, after_s: u64| known.is_missed(name, now + Duration::from_secs(after_s));
+        assert!(is_missed("hidden", 59) && !is_missed("hidden", 60) && !is_missed("unheard_of", 0));
+        assert_eq!(known.of("hidden"), None);
     }
 
     #[test]
