@@ -3,8 +3,8 @@
 //!
 //! Always: a request that may have been begun goes to another node only if it changes nothing more the second time, and
 //! one that changes something only where its caller has the same rights; what may have been done is never told as not
-//! done, whatever is heard later; a node's death is told within [`SEARCH_MAX`], unless another node goes on; a subscription that was acknowledged is
-//! opened again until the assistant ends it.
+//! done, whatever is heard later; a node's death is told within [`SEARCH_MAX`], unless another node goes on; a
+//! subscription that was acknowledged is opened again until the assistant ends it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -223,8 +223,8 @@ impl Bridge {
         Err(search.failed(key))
     }
 
-    /// The next node, while there is one and time. A change that may have been begun goes on with the rights that it was
-    /// begun with alone, where need be at the same node when that is back.
+    /// The next node, while there is one and time. A change that may have been begun goes on with the rights that it
+    /// was begun with alone, where need be at the same node when that is back.
     async fn next(&self, search: &mut Search) -> Option<usize> {
         loop {
             if let Some(node) = search.next(&self.nodes, |node| self.ways.has_own_rights(node), Instant::now()) {

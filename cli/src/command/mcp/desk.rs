@@ -3,8 +3,8 @@
 //!
 //! Always: nothing but messages is written; nothing is written of a request that was cancelled; a work that fails has
 //! answered; an assistant that does not read is still heard. It ends when the input does, at most [`ENDING`] later, and
-//! when who began it is gone; works that are left then are dropped, and with them their connections, by which nodes hear
-//! of it.
+//! when who began it is gone; works that are left then are dropped, and with them their connections, by which nodes
+//! hear of it.
 
 use std::collections::HashMap;
 use std::future::pending;

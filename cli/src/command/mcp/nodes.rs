@@ -59,8 +59,8 @@ impl Nodes {
 }
 
 /// All nodes: those that are well as they were named, and among them the first of those that have rested; then the
-/// others of these, by who failed least, so that no request spends its time on many that are dead; then those that rest,
-/// by who has rested first.
+/// others of these, by who failed least, so that no request spends its time on many that are dead; then those that
+/// rest, by who has rested first.
 fn order(health: &[Health], now: Instant) -> Vec<usize> {
     let rests = |health: &Health| health.rests_until.filter(|until| *until > now);
     let first = health.iter().position(|health| health.failures > 0 && rests(health).is_none());
