@@ -23,6 +23,8 @@ use crate::{output, text};
 const LOOK_MS: u32 = 1_000;
 /// Least time between two looks, should it not wait.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// How long a task that was heard of is waited for while its daemon is away.
+const AWAY_MAX: Duration = Duration::from_secs(30);
 /// What is drawn while it is waited for.
 const ROW: &str = "{spinner} {msg}";
 
@@ -81,20 +83,43 @@ pub(super) async fn wait(global: &Global, id: &str) -> Result<TaskView, Failure>
             Err(_) => bar,
         }
     });
-    loop {
+    let mut heard_at: Option<Instant> = None;
+    let ended = loop {
         let next_look = Instant::now() + LOOK_INTERVAL;
-        let task = look(global, id, LOOK_MS).await?;
-        if is_over(&task) || is_waiting(&task) {
-            if let Some(bar) = drawn {
-                bar.finish_and_clear();
+        let said = match look(global, id, LOOK_MS).await {
+            Ok(task) if is_over(&task) || is_waiting(&task) => break Ok(task),
+            Ok(task) => {
+                heard_at = Some(Instant::now());
+                doing(&task)
             }
-            return Ok(task);
-        }
+            Err(failure) => match after(id, failure, heard_at.map(|heard_at| heard_at.elapsed())) {
+                Some(failure) => break Err(failure),
+                None => "no answer; the task goes on".to_owned(),
+            },
+        };
         if let Some(bar) = &drawn {
-            bar.set_message(doing(&task));
+            bar.set_message(said);
             bar.tick();
         }
         sleep_until(next_look).await;
+    };
+    if let Some(bar) = drawn {
+        bar.finish_and_clear();
+    }
+    ended
+}
+
+/// What ends a wait when a look has failed; nothing while the daemon, or its cluster, may be back soon. The task was
+/// heard of so long ago.
+fn after(id: &str, failure: Failure, heard: Option<Duration>) -> Option<Failure> {
+    let is_away = matches!(failure.exit(), 7 | 8);
+    match heard.filter(|_| is_away) {
+        None => Some(failure),
+        Some(heard) if heard < AWAY_MAX => None,
+        Some(_) => {
+            let next = format!("ollamax task show {id} --wait");
+            Some(Failure::new(9, "the task goes on, and nothing is heard of it", failure.what(), next))
+        }
     }
 }
 
@@ -282,6 +307,22 @@ mod tests {
         check(task("failed"), Err(4));
         check(task("waiting"), Err(4));
         check(task("cancelled"), Err(4));
+    }
+
+    #[test]
+    fn a_wait_bears_a_daemon_that_is_away_for_a_while_and_then_names_the_command_that_goes_on() {
+        let check = |exit: u8, heard: Option<u64>, expected: Option<u8>| {
+            let failure = Failure::new(exit, "it broke", "", "");
+            let ended = after("task_1", failure, heard.map(Duration::from_secs));
+            assert_eq!(ended.as_ref().map(Failure::exit), expected, "{exit} {heard:?}");
+            ended
+        };
+        check(7, None, Some(7));
+        check(3, Some(0), Some(3));
+        check(7, Some(0), None);
+        check(8, Some(29), None);
+        let ended = check(7, Some(30), Some(9)).expect("an end");
+        assert_eq!(ended.next(), "ollamax task show task_1 --wait");
     }
 
     #[test]

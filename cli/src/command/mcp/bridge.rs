@@ -1,12 +1,14 @@
 //! One request of the assistant's, from its line to its last word: at the first node that answers, at the next one
 //! where that is safe, and with an error that says what to do where it is not.
 //!
-//! Always: a request that may have been begun goes to another node only if it changes nothing more the second time; a
-//! node's death is told within [`SEARCH_MAX`], unless another node goes on; a subscription that was acknowledged is
-//! opened again until the assistant ends it.
+//! Always: a request that may have been begun goes to another node only if it changes nothing more the second time, and
+//! one that changes something only where its caller has the same rights; what may have been done is never told as not
+//! done, whatever is heard later; a node's death is told within [`SEARCH_MAX`], unless another node goes on; a
+//! subscription that was acknowledged is opened again until the assistant ends it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -26,11 +28,28 @@ use crate::output;
 const CONNECT_MAX: Duration = Duration::from_millis(500);
 /// How long a node is looked for, from the moment from which nobody works at the request.
 const SEARCH_MAX: Duration = Duration::from_millis(1_500);
-/// How long this process waits for what it asks for itself.
+/// How long one node may take to answer what this process asks for itself.
 const OWN_MAX: Duration = Duration::from_millis(500);
+/// How long a node is looked for that answers it.
+const OWN_SEARCH_MAX: Duration = Duration::from_millis(750);
+/// How long a node is silent before it is asked whether it is there, and how long it may take to say so, twice.
+const SILENCE_MAX: Duration = Duration::from_millis(1_500);
+/// Between two such questions while it says so.
+const LOOK_EACH: Duration = Duration::from_secs(5);
+/// Before a node is asked again for a change that may have been begun there.
+const AGAIN: Duration = Duration::from_millis(250);
 /// Between two attempts to open a subscription again; twice as long each time.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Lines to people that wait for somebody to read them.
+const SAID_MAX: usize = 64;
+/// To the thread that writes them, so that a pipe which nobody empties holds nothing else up.
+static SAID: LazyLock<Option<SyncSender<String>>> = LazyLock::new(|| {
+    let (said, coming) = sync_channel::<String>(SAID_MAX);
+    let writing = std::thread::Builder::new().name("said".to_owned());
+    writing.spawn(move || coming.iter().for_each(|line| output::pass_on(&line))).is_ok().then_some(said)
+});
 
 /// What the requests of one assistant have in common.
 pub(crate) struct Bridge {
@@ -39,6 +58,8 @@ pub(crate) struct Bridge {
     known: Known,
     keys: Keys,
     asked: AtomicU64,
+    /// A way with the caller's own rights has answered.
+    has_own_rights: AtomicBool,
 }
 
 /// Why a request has no answer.
@@ -46,14 +67,18 @@ pub(crate) struct Bridge {
 enum Failed {
     /// Nothing was done: what each node said, and the last one's own error where each had one of the protocol.
     NoNode(Vec<String>, Option<Value>),
-    /// It was sent to this node, and nobody knows what was done.
-    Unknown(String),
+    /// It was sent to this node, and nobody knows what was done. The key under which it is had once, where it has one.
+    Unknown(String, Option<String>),
 }
 
 /// The search for a node that answers one request.
 struct Search {
     tried: Vec<usize>,
     ends_at: Instant,
+    /// Where it may have been begun.
+    begun_at: Vec<usize>,
+    /// What may have been done was begun with these rights; why that is not known.
+    begun: Option<(bool, String)>,
     said: Vec<String>,
     /// The last one's own error, as long as each had one.
     told: Option<Value>,
@@ -65,7 +90,8 @@ struct Search {
 impl Bridge {
     pub(crate) fn new(ways: Arc<dyn Ways>) -> Self {
         let nodes = Nodes::new(ways.count());
-        Self { ways, nodes, known: Known::default(), keys: Keys::default(), asked: AtomicU64::new(0) }
+        let (known, keys) = (Known::default(), Keys::default());
+        Self { ways, nodes, known, keys, asked: AtomicU64::new(0), has_own_rights: AtomicBool::new(false) }
     }
 
     /// Answers a request; `client` is what an assistant of the handshake said of itself.
@@ -158,14 +184,20 @@ impl Bridge {
         telling: &mut Telling,
     ) -> Result<(usize, Value), Failed> {
         let may_repeat = hints::may_repeat(request, hints);
+        let key = hints::key_of(request, hints).map(ToOwned::to_owned);
         let mut search = Search::begin(left, Instant::now());
-        while let Some(node) = search.next(&self.nodes, Instant::now()) {
+        while let Some(node) = self.next(&mut search).await {
             let name = self.ways.name(node);
             match self.ask_at(node, request, search.ends_at, telling).await {
+                // Tasks of somebody else's are as none there.
+                Outcome::Answered(answer)
+                    if answer.get("error").is_some() && self.is_elsewhere(request, node, &search) =>
+                {
+                    let why = answer["error"]["message"].as_str().unwrap_or_default();
+                    search.fail(format!("{name}: {why}"), None);
+                }
                 Outcome::Answered(answer) => {
-                    if self.nodes.answered(node) {
-                        say(&format!("{name} answers again"));
-                    }
+                    self.answered(node, &name);
                     return Ok((node, answer));
                 }
                 Outcome::NotBegun(why, told) => {
@@ -174,15 +206,44 @@ impl Bridge {
                 }
                 Outcome::Unknown(why) => {
                     self.failed(node, &name, &why);
-                    if !may_repeat {
-                        return Err(Failed::Unknown(format!("{name}: {why}")));
+                    let said = format!("{name}: {why}");
+                    // One that it has died of twice is not put to it again.
+                    if !may_repeat || search.begun_at.contains(&node) {
+                        return Err(Failed::Unknown(said, key));
                     }
-                    search.fail(format!("{name}: {why}"), None);
+                    search.begun_at.push(node);
+                    if hints::changes(request, hints) && search.begun.is_none() {
+                        search.begun = Some((self.ways.has_own_rights(node), said.clone()));
+                    }
+                    search.fail(said, None);
                     search.ends_at = Instant::now() + SEARCH_MAX;
                 }
             }
         }
-        Err(search.failed())
+        Err(search.failed(key))
+    }
+
+    /// The next node, while there is one and time. A change that may have been begun goes on with the rights that it
+    /// was begun with alone, where need be at the same node when that is back.
+    async fn next(&self, search: &mut Search) -> Option<usize> {
+        loop {
+            if let Some(node) = search.next(&self.nodes, |node| self.ways.has_own_rights(node), Instant::now()) {
+                return Some(node);
+            }
+            if search.begun.is_none() || Instant::now() >= search.ends_at {
+                return None;
+            }
+            sleep(AGAIN).await;
+            search.tried.clear();
+        }
+    }
+
+    /// Whether a request is about a task that may be another caller's at this node, since the way with the caller's own
+    /// rights failed.
+    fn is_elsewhere(&self, request: &Request, node: usize, search: &Search) -> bool {
+        let had_own_rights = self.has_own_rights.load(Ordering::Relaxed);
+        let own_failed = had_own_rights && search.tried.iter().any(|tried| self.ways.has_own_rights(*tried));
+        request.method.starts_with("tasks/") && own_failed && !self.ways.has_own_rights(node)
     }
 
     async fn ask_at(&self, node: usize, request: &Request, by: Instant, telling: &mut Telling) -> Outcome {
@@ -195,7 +256,48 @@ impl Bridge {
         let id = self.asked.fetch_add(1, Ordering::Relaxed);
         let sent = Sent { id, method: request.method.clone(), params: request.params.clone() };
         // What is remembered of a connection is large.
-        Box::pin(exchange(way, &sent, telling)).await
+        let asking = Box::pin(exchange(way, &sent, telling));
+        tokio::select! {
+            biased;
+            outcome = asking => outcome,
+            () = self.hangs(node) => Outcome::Unknown("it answers nothing any more".to_owned()),
+        }
+    }
+
+    /// Comes true when a node that a request waits for answers nothing else either, twice.
+    async fn hangs(&self, node: usize) {
+        let mut was_missed = false;
+        sleep(SILENCE_MAX).await;
+        loop {
+            let is_missed = timeout(SILENCE_MAX, self.look(node)).await.is_err();
+            if is_missed && was_missed {
+                return;
+            }
+            was_missed = is_missed;
+            if !is_missed {
+                sleep(LOOK_EACH).await;
+            }
+        }
+    }
+
+    /// Ends when a node gives a sign of life. That it takes no connection is one: what it works at it may still answer,
+    /// and a connection whose other end has gone breaks by itself.
+    async fn look(&self, node: usize) {
+        if let Ok(way) = self.ways.connect(node).await {
+            let id = self.asked.fetch_add(1, Ordering::Relaxed);
+            let params = era::modernised(Params::new(), &era::own_name());
+            let sent = Sent { id, method: "server/discover".to_owned(), params };
+            drop(Box::pin(exchange(way, &sent, &mut Telling::nobody())).await);
+        }
+    }
+
+    fn answered(&self, node: usize, name: &str) {
+        if self.ways.has_own_rights(node) {
+            self.has_own_rights.store(true, Ordering::Relaxed);
+        }
+        if self.nodes.answered(node) {
+            say(&format!("{name} answers again"));
+        }
     }
 
     fn failed(&self, node: usize, name: &str, why: &str) {
@@ -209,21 +311,37 @@ impl Bridge {
         if let Some(hints) = self.known.of(tool) {
             return Some(hints);
         }
+        if self.known.is_missed(tool, Instant::now()) {
+            return None;
+        }
         let list = self.own("tools/list", client).await?;
         self.known.learn(&list);
-        // So that it is not looked for at each call.
-        self.known.miss(tool);
-        self.known.of(tool)
+        let hints = self.known.of(tool);
+        if hints.is_none() {
+            // So that it is not looked for at each call.
+            self.known.miss(tool, Instant::now());
+        }
+        hints
     }
 
     /// The result of a request of this process's own; nothing where there is none in time.
     async fn own(&self, method: &str, client: &Value) -> Option<Value> {
         let params = era::modernised(Params::new(), client);
         let request = Request { id: Value::Null, method: method.to_owned(), params };
-        let mut telling = Telling::nobody();
-        let asked = timeout(OWN_MAX, self.ask(&request, None, Vec::new(), &mut telling)).await;
-        let (_, mut answer) = asked.ok()?.ok()?;
-        answer.get_mut("result").map(Value::take)
+        let mut search = Search::begin(Vec::new(), Instant::now());
+        search.ends_at = Instant::now() + OWN_SEARCH_MAX;
+        while let Some(node) = self.next(&mut search).await {
+            let (name, mut telling) = (self.ways.name(node), Telling::nobody());
+            match timeout(OWN_MAX, self.ask_at(node, &request, search.ends_at, &mut telling)).await {
+                Ok(Outcome::Answered(mut answer)) => {
+                    self.answered(node, &name);
+                    return answer.get_mut("result").map(Value::take);
+                }
+                Ok(Outcome::NotBegun(why, _) | Outcome::Unknown(why)) => self.failed(node, &name, &why),
+                Err(_) => self.failed(node, &name, &format!("no answer within {} ms", OWN_MAX.as_millis())),
+            }
+        }
+        None
     }
 }
 
@@ -231,23 +349,33 @@ impl Bridge {
 
 impl Search {
     fn begin(tried: Vec<usize>, now: Instant) -> Self {
-        Self { tried, ends_at: now + SEARCH_MAX, said: Vec::new(), told: None, is_untold: false }
+        let (said, begun_at) = (Vec::new(), Vec::new());
+        Self { tried, ends_at: now + SEARCH_MAX, begun_at, begun: None, said, told: None, is_untold: false }
     }
 
     /// A node did not answer.
     fn fail(&mut self, said: String, told: Option<Value>) {
-        self.said.push(said);
+        if !self.said.contains(&said) {
+            self.said.push(said);
+        }
         self.is_untold |= told.is_none();
         self.told = told;
     }
 
-    fn failed(self) -> Failed {
-        Failed::NoNode(self.said, self.told.filter(|_| !self.is_untold))
+    /// What is told of it with this key.
+    fn failed(self, key: Option<String>) -> Failed {
+        match self.begun {
+            Some((_, said)) => Failed::Unknown(said, key),
+            None => Failed::NoNode(self.said, self.told.filter(|_| !self.is_untold)),
+        }
     }
 
-    /// The next node, while there is one and time.
-    fn next(&mut self, nodes: &Nodes, now: Instant) -> Option<usize> {
-        let node = nodes.choose(&self.tried, now).filter(|_| now < self.ends_at)?;
+    /// The next node that was not tried, while there is one and time.
+    fn next(&mut self, nodes: &Nodes, has_own_rights: impl Fn(usize) -> bool, now: Instant) -> Option<usize> {
+        let begun_with = self.begun.as_ref().map(|(rights, _)| *rights);
+        let may_ask =
+            |node: usize| !self.tried.contains(&node) && begun_with.is_none_or(|rights| has_own_rights(node) == rights);
+        let node = nodes.choose(may_ask, now).filter(|_| now < self.ends_at)?;
         self.tried.push(node);
         Some(node)
     }
@@ -258,32 +386,45 @@ impl Search {
 impl Failed {
     /// What the assistant is told.
     fn told(self, request: &Request) -> Value {
+        let mut data = json!({"told_by": "ollamax mcp"});
         let (code, text, next) = match self {
             Self::NoNode(_, Some(told)) => return told,
             Self::NoNode(said, None) => {
                 let text = format!("no node answers: {}", said.join("; "));
                 let next = "start the daemon: ollamax-node run; see what keeps it: ollamax doctor; or name a node \
                             that runs: ollamax mcp --node http://HOST:PORT";
-                (ErrorCode::PeerUnreachable, text, next)
+                (ErrorCode::PeerUnreachable, text, next.to_owned())
             }
-            Self::Unknown(said) => {
+            Self::Unknown(said, key) => {
                 let called = hints::tool_of(request).unwrap_or(&request.method);
                 let text = format!(
                     "the connection broke while {called} was worked at, and what was done is not known: {said}"
                 );
-                let next = "look at what it changes before it is repeated: list_tasks and list_events say what was \
-                            begun; a call with an idempotency_key may be repeated with the same key";
+                let look =
+                    "look at what it changes before it is repeated: list_tasks and list_events say what was begun";
+                let next = match key {
+                    Some(key) => {
+                        data["idempotency_key"] = key.clone().into();
+                        format!(
+                            "when the node is back, repeat it with idempotency_key {key}: it has effect once; or {look}"
+                        )
+                    }
+                    None => look.to_owned(),
+                };
                 (ErrorCode::OutcomeUnknown, text, next)
             }
         };
-        let data = json!({"code": code.as_str(), "next": next, "told_by": "ollamax mcp"});
+        data["code"] = code.as_str().into();
+        data["next"] = next.into();
         message::error(&request.id, INTERNAL_ERROR, text, data)
     }
 }
 
-/// Says something to who started the assistant; the assistant does not hear it.
+/// Says something to who started the assistant; the assistant does not hear it. Where nobody reads it, it is lost.
 pub(crate) fn say(line: &str) {
-    output::pass_on(&format!("ollamax mcp: {line}"));
+    if let Some(said) = SAID.as_ref() {
+        drop(said.try_send(format!("ollamax mcp: {line}")));
+    }
 }
 
 #[cfg(test)]
@@ -294,12 +435,15 @@ mod tests {
     fn each_failure_says_with_the_right_id_what_to_do() {
         let params = json!({"name": "pull_model"}).as_object().cloned().expect("an object");
         let request = Request { id: json!("a"), method: "tools/call".to_owned(), params };
-        let told = Failed::Unknown("n1: gone".to_owned()).told(&request);
+        let told = Failed::Unknown("n1: gone".to_owned(), Some("k".to_owned())).told(&request);
         assert_eq!((&told["id"], &told["error"]["code"]), (&json!("a"), &json!(INTERNAL_ERROR)));
         let text = "the connection broke while pull_model was worked at, and what was done is not known: n1: gone";
         assert_eq!(told["error"]["message"], text);
         assert_eq!(told["error"]["data"]["code"], "outcome_unknown");
-        assert!(told["error"]["data"]["next"].as_str().is_some_and(|next| next.contains("idempotency_key")));
+        assert_eq!(told["error"]["data"]["idempotency_key"], "k");
+        assert!(told["error"]["data"]["next"].as_str().is_some_and(|next| next.contains("idempotency_key k")));
+        let told = Failed::Unknown("n1: gone".to_owned(), None).told(&request);
+        assert!(told["error"]["data"]["next"].as_str().is_some_and(|next| next.starts_with("look at")));
         let told = Failed::NoNode(vec!["n1: refused".to_owned(), "n2: gone".to_owned()], None).told(&request);
         assert_eq!(told["error"]["message"], "no node answers: n1: refused; n2: gone");
         assert_eq!((&told["id"], &told["error"]["data"]["code"]), (&json!("a"), &json!("peer_unreachable")));
@@ -310,11 +454,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_search_tries_each_node_once_and_ends_in_time() {
         let (nodes, now) = (Nodes::new(2), Instant::now());
+        let is_first = |node: usize| node == 0;
         let mut search = Search::begin(Vec::new(), now);
-        assert_eq!(search.next(&nodes, now), Some(0));
-        assert_eq!(search.next(&nodes, now), Some(1));
-        assert_eq!(search.next(&nodes, now), None);
-        assert_eq!(Search::begin(vec![0], now).next(&nodes, now), Some(1));
-        assert_eq!(Search::begin(Vec::new(), now).next(&nodes, now + SEARCH_MAX), None);
+        assert_eq!(search.next(&nodes, is_first, now), Some(0));
+        assert_eq!(search.next(&nodes, is_first, now), Some(1));
+        assert_eq!(search.next(&nodes, is_first, now), None);
+        assert_eq!(Search::begin(vec![0], now).next(&nodes, is_first, now), Some(1));
+        assert_eq!(Search::begin(Vec::new(), now).next(&nodes, is_first, now + SEARCH_MAX), None);
+        // What was begun goes on with the same rights alone.
+        let mut search = Search { begun: Some((true, "gone".to_owned())), ..Search::begin(vec![0], now) };
+        assert_eq!(search.next(&nodes, is_first, now), None);
     }
 }

@@ -2,8 +2,9 @@
 //! tell, one message in each line.
 //!
 //! Always: nothing but messages is written; nothing is written of a request that was cancelled; a work that fails has
-//! answered. It ends when the input does, at most [`ENDING`] later, and when who began it is gone; works that are left
-//! then are dropped, and with them their connections, by which nodes hear of it.
+//! answered; an assistant that does not read is still heard. It ends when the input does, at most [`ENDING`] later, and
+//! when who began it is gone; works that are left then are dropped, and with them their connections, by which nodes
+//! hear of it.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -12,6 +13,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
@@ -28,6 +30,8 @@ use super::telling::{Out, Told};
 const WORKS_MAX: usize = 256;
 /// Messages that wait to be written.
 const TOLD_MAX: usize = 64;
+/// Bytes that were not taken yet and beyond which no lines are.
+const UNWRITTEN_MAX: usize = 16 << 20;
 /// How long what is worked at may still be answered behind the input's end.
 const ENDING: Duration = Duration::from_secs(1);
 
@@ -50,9 +54,16 @@ struct Desk {
     told: mpsc::Sender<Told>,
 }
 
+/// Messages that the assistant has not taken.
+struct Unwritten {
+    bytes: BytesMut,
+    is_flushed: bool,
+}
+
 enum Event {
     Line(Option<Line>),
     Told(Told),
+    Wrote(io::Result<()>),
     Ended(Option<JoinError>),
     /// There is no time left, or nobody.
     Over,
@@ -72,17 +83,22 @@ pub(crate) async fn serve(
     let mut desk = Desk::new(bridge, sender);
     let mut lines = Lines::new(input, LINE_BYTES_MAX);
     let mut orphaned = pin!(orphaned);
+    let mut unwritten = Unwritten { bytes: BytesMut::new(), is_flushed: true };
     let mut ends_at = None;
-    while ends_at.is_none() || !desk.under_way.is_empty() {
+    while ends_at.is_none() || !desk.under_way.is_empty() || !unwritten.is_done() {
+        let (is_written, has_room) = (unwritten.is_done(), unwritten.bytes.len() < UNWRITTEN_MAX);
         let event = tokio::select! {
             () = &mut orphaned => Event::Over,
             () = until(ends_at) => Event::Over,
-            Some(told) = coming.recv() => Event::Told(told),
+            wrote = unwritten.write_some(&mut output), if !is_written => Event::Wrote(wrote),
+            Some(told) = coming.recv(), if is_written => Event::Told(told),
             Some(ended) = desk.works.join_next(), if !desk.works.is_empty() => Event::Ended(ended.err()),
-            line = lines.next(), if ends_at.is_none() => Event::Line(line?),
+            line = lines.next(), if ends_at.is_none() && has_room => Event::Line(line?),
         };
         let message = match event {
-            Event::Over => break,
+            // Nobody reads any more.
+            Event::Over | Event::Wrote(Err(_)) => break,
+            Event::Wrote(Ok(())) => None,
             Event::Told(told) => desk.hand_on(told),
             Event::Ended(error) => error.and_then(|error| desk.failed(&error)),
             Event::Line(Some(line)) => desk.take(line),
@@ -92,10 +108,8 @@ pub(crate) async fn serve(
                 None
             }
         };
-        if let Some(message) = message
-            && write(&mut output, &message).await.is_err()
-        {
-            break;
+        if let Some(message) = message {
+            unwritten.push(&message);
         }
     }
     Ok(())
@@ -108,9 +122,31 @@ async fn until(end: Option<Instant>) {
     }
 }
 
-async fn write(output: &mut (impl AsyncWrite + Unpin), message: &Value) -> io::Result<()> {
-    output.write_all(format!("{message}\n").as_bytes()).await?;
-    output.flush().await
+// === impl Unwritten ===
+
+impl Unwritten {
+    fn push(&mut self, message: &Value) {
+        self.bytes.extend_from_slice(format!("{message}\n").as_bytes());
+        self.is_flushed = false;
+    }
+
+    fn is_done(&self) -> bool {
+        self.bytes.is_empty() && self.is_flushed
+    }
+
+    /// Writes what is taken at once, and behind all of it nothing that stays in between. Dropped before it is done it
+    /// has written nothing.
+    async fn write_some(&mut self, output: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+        if self.bytes.is_empty() {
+            output.flush().await?;
+            self.is_flushed = true;
+            return Ok(());
+        }
+        match output.write_buf(&mut self.bytes).await? {
+            0 => Err(io::Error::from(io::ErrorKind::WriteZero)),
+            _ => Ok(()),
+        }
+    }
 }
 
 // === impl Desk ===

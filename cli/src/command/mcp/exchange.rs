@@ -42,6 +42,9 @@ pub(crate) trait Ways: Send + Sync + 'static {
     fn count(&self) -> usize;
     /// What people call the node at the end of one.
     fn name(&self, node: usize) -> String;
+    /// Whether who goes it is who they are on this machine. At the end of all others they are programs of the node's
+    /// machine, with fewer rights and with keys and tasks of their own.
+    fn has_own_rights(&self, node: usize) -> bool;
     /// Goes one.
     fn connect(&self, node: usize) -> BoxFuture<'static, io::Result<Way>>;
 }

@@ -8,13 +8,17 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::message::{Params, Request};
 
 /// Tools that are remembered.
 const TOOLS_MAX: usize = 4_096;
+/// How long a tool that stands in no list is not looked for again: another node, or a later one, may have it.
+const MISSED_FOR: Duration = Duration::from_secs(60);
 /// The argument that holds a key.
 const KEY: &str = "idempotency_key";
 /// Where a key may stand beside the arguments.
@@ -45,7 +49,11 @@ pub(crate) struct Hints {
 
 /// What tools said of themselves.
 #[derive(Debug, Default)]
-pub(crate) struct Known(Mutex<HashMap<String, Hints>>);
+pub(crate) struct Known {
+    tools: Mutex<HashMap<String, Hints>>,
+    /// Until when tools that stood in no list are not looked for.
+    missed: Mutex<HashMap<String, Instant>>,
+}
 
 /// Draws keys that nobody else draws: the system's randomness behind `RandomState`, and a count. They are no secrets.
 #[derive(Debug, Default)]
@@ -72,7 +80,7 @@ impl Hints {
 impl Known {
     /// Remembers the tools of a list.
     pub(crate) fn learn(&self, list: &Value) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.tools.lock().unwrap_or_else(PoisonError::into_inner);
         for tool in list["tools"].as_array().into_iter().flatten() {
             let Some(name) = tool["name"].as_str() else { continue };
             if known.len() < TOOLS_MAX || known.contains_key(name) {
@@ -81,17 +89,24 @@ impl Known {
         }
     }
 
-    /// Remembers of a tool that stands in no list that it says nothing.
-    pub(crate) fn miss(&self, name: &str) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() < TOOLS_MAX {
-            known.entry(name.to_owned()).or_default();
+    /// Remembers for a while of a tool that it stood in no list.
+    pub(crate) fn miss(&self, name: &str, now: Instant) {
+        let mut missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
+        missed.retain(|_, until| *until > now);
+        if missed.len() < TOOLS_MAX {
+            missed.insert(name.to_owned(), now + MISSED_FOR);
         }
+    }
+
+    /// Whether a tool stood in no list just now.
+    pub(crate) fn is_missed(&self, name: &str, now: Instant) -> bool {
+        let missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
+        missed.get(name).is_some_and(|until| *until > now)
     }
 
     /// What a tool said.
     pub(crate) fn of(&self, name: &str) -> Option<Hints> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
+        self.tools.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
     }
 }
 
@@ -110,9 +125,19 @@ pub(crate) fn tool_of(request: &Request) -> Option<&str> {
     request.params.get("name").and_then(Value::as_str).filter(|_| request.method == "tools/call")
 }
 
-/// Gives a call that may change something a key of its own, where its tool takes one and it has none.
+/// Gives a call that may change something a key of its own, where its tool takes one and none was said, not even one
+/// that makes no sense: the node refuses that.
 pub(crate) fn with_key(mut params: Params, hints: Option<Hints>, draw: impl FnOnce() -> String) -> Params {
-    if hints.is_none_or(|hints| hints.is_reading || !hints.takes_key) || has_key(&params) {
+    if hints.is_none_or(|hints| hints.is_reading || !hints.takes_key) {
+        return params;
+    }
+    // Typed clients write null for what they do not say; here it would hide the key beside the arguments.
+    if let Some(arguments) = params.get_mut("arguments").and_then(Value::as_object_mut)
+        && arguments.get(KEY).is_some_and(Value::is_null)
+    {
+        arguments.remove(KEY);
+    }
+    if said_key(&params).is_some() {
         return params;
     }
     let arguments = params.entry("arguments").or_insert_with(|| json!({}));
@@ -123,10 +148,26 @@ pub(crate) fn with_key(mut params: Params, hints: Option<Hints>, draw: impl FnOn
     params
 }
 
-fn has_key(params: &Params) -> bool {
+/// What stands where a key may stand; one among the arguments comes first.
+fn said_key(params: &Params) -> Option<&Value> {
     let in_arguments = params.get("arguments").and_then(|arguments| arguments.get(KEY));
     let in_meta = params.get("_meta").and_then(|meta| meta.get(KEY_IN_META));
-    in_arguments.or(in_meta).is_some_and(Value::is_string)
+    in_arguments.filter(|key| !key.is_null()).or(in_meta.filter(|key| !key.is_null()))
+}
+
+/// The key of a call whose tool takes one.
+pub(crate) fn key_of(request: &Request, hints: Option<Hints>) -> Option<&str> {
+    tool_of(request)?;
+    // A key that the tool does not take is none.
+    hints.filter(|hints| hints.takes_key).and_then(|_| said_key(&request.params)).and_then(Value::as_str)
+}
+
+/// Whether something may be otherwise when a request was answered.
+pub(crate) fn changes(request: &Request, hints: Option<Hints>) -> bool {
+    match tool_of(request) {
+        Some(_) => hints.is_none_or(|hints| !hints.is_reading),
+        None => request.method == "tasks/cancel" || !REPEATABLE.contains(&request.method.as_str()),
+    }
 }
 
 /// Whether a request may be sent again when nobody knows what became of it.
@@ -134,8 +175,7 @@ pub(crate) fn may_repeat(request: &Request, hints: Option<Hints>) -> bool {
     if tool_of(request).is_none() {
         return REPEATABLE.contains(&request.method.as_str());
     }
-    // A key that the tool does not take is none.
-    hints.is_some_and(|hints| hints.is_repeatable || hints.takes_key && has_key(&request.params))
+    hints.is_some_and(|hints| hints.is_repeatable) || key_of(request, hints).is_some()
 }
 
 #[cfg(test)]
@@ -169,9 +209,16 @@ mod tests {
         ];
         known.learn(&json!({"tools": tools}));
         known.learn(&json!({"tools": 7}));
-        known.miss("hidden");
-        known.miss("reads");
         known
+    }
+
+    #[test]
+    fn a_tool_that_stood_in_no_list_is_looked_for_again_after_a_minute() {
+        let (known, now) = (known(), Instant::now());
+        known.miss("hidden", now);
+        let is_missed = |name: &str, after_s: u64| known.is_missed(name, now + Duration::from_secs(after_s));
+        assert!(is_missed("hidden", 59) && !is_missed("hidden", 60) && !is_missed("unheard_of", 0));
+        assert_eq!(known.of("hidden"), None);
     }
 
     #[test]
@@ -193,6 +240,19 @@ mod tests {
         let mut beside = call("pulls", json!({}));
         beside.params.insert("_meta".to_owned(), json!({KEY_IN_META: "k"}));
         assert!(may_repeat(&beside, known.of("pulls")));
+    }
+
+    #[test]
+    fn a_request_changes_something_unless_it_is_known_to_read() {
+        let known = known();
+        for (name, expected) in [("reads", false), ("looks", false), ("sets", true), ("pulls", true), ("hidden", true)]
+        {
+            assert_eq!(changes(&call(name, json!({})), known.of(name)), expected, "{name}");
+        }
+        assert!(changes(&call("unheard_of", json!({})), None));
+        let of = |method: &str| changes(&Request { method: method.to_owned(), ..call("", json!({})) }, None);
+        assert!(of("tasks/cancel") && of("tasks/update") && of("a/method"));
+        assert!(!of("tasks/get") && !of("tools/list") && !of("subscriptions/listen"));
     }
 
     #[test]
@@ -220,9 +280,17 @@ mod tests {
         check("pulls", json!({"model": "m"}), json!({"model": "m", KEY: "drawn"}));
         check("pulls", json!({KEY: "own"}), json!({KEY: "own"}));
         check("pulls", json!([]), json!([]));
+        check("pulls", json!({KEY: null}), json!({KEY: "drawn"}));
+        // The node says what is wrong with it.
+        check("pulls", json!({KEY: 7}), json!({KEY: 7}));
         check("adds", json!({}), json!({}));
         check("looks", json!({}), json!({}));
         check("unheard_of", json!({}), json!({}));
+        let mut beside = call("pulls", json!({KEY: null}));
+        beside.params.insert("_meta".to_owned(), json!({KEY_IN_META: "own"}));
+        beside.params = with_key(beside.params, known.of("pulls"), || "drawn".to_owned());
+        assert_eq!(key_of(&beside, known.of("pulls")), Some("own"));
+        assert_eq!(beside.params["arguments"], json!({}));
         let mut bare = Params::new();
         bare.insert("name".to_owned(), "pulls".into());
         assert_eq!(with_key(bare, known.of("pulls"), || "drawn".to_owned())["arguments"], json!({KEY: "drawn"}));

@@ -32,10 +32,10 @@ impl Nodes {
         Self(Mutex::new(vec![Health::default(); count]))
     }
 
-    /// The next node for a request that these have been tried for.
-    pub(crate) fn choose(&self, tried: &[usize], now: Instant) -> Option<usize> {
+    /// The next node for a request, of those that may be asked.
+    pub(crate) fn choose(&self, may_ask: impl Fn(usize) -> bool, now: Instant) -> Option<usize> {
         let health = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        order(&health, now).into_iter().find(|node| !tried.contains(node))
+        order(&health, now).into_iter().find(|node| may_ask(*node))
     }
 
     /// A node answered; whether it had failed before.
@@ -58,10 +58,19 @@ impl Nodes {
     }
 }
 
-/// All nodes: those that do not rest as they were named, then the others, by who has rested first.
+/// All nodes: those that are well as they were named, and among them the first of those that have rested; then the
+/// others of these, by who failed least, so that no request spends its time on many that are dead; then those that
+/// rest, by who has rested first.
 fn order(health: &[Health], now: Instant) -> Vec<usize> {
+    let rests = |health: &Health| health.rests_until.filter(|until| *until > now);
+    let first = health.iter().position(|health| health.failures > 0 && rests(health).is_none());
+    let place = |node: usize, health: &Health| match rests(health) {
+        Some(until) => (2, 0, Some(until)),
+        None if health.failures == 0 || first == Some(node) => (0, 0, None),
+        None => (1, health.failures, None),
+    };
     let mut nodes: Vec<usize> = (0..health.len()).collect();
-    nodes.sort_by_key(|node| health.get(*node).and_then(|health| health.rests_until).filter(|until| *until > now));
+    nodes.sort_by_key(|node| health.get(*node).map(|health| place(*node, health)));
     nodes
 }
 
@@ -85,12 +94,15 @@ mod tests {
         check([Some(9), Some(7), Some(5), Some(3)], [3, 2, 1, 0]);
         // Whose rest is over is as good as the others.
         check([Some(0), None, Some(5), None], [0, 1, 3, 2]);
+        check([None, Some(0), None, Some(5)], [0, 1, 2, 3]);
+        // Of several such one is asked before those that are well.
+        check([Some(0), Some(0), Some(0), None], [0, 3, 1, 2]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_node_rests_longer_each_time_until_it_answers() {
         let (nodes, now) = (Nodes::new(2), Instant::now());
-        let is_first = |after_ms: u64| nodes.choose(&[], now + Duration::from_millis(after_ms)) == Some(0);
+        let is_first = |after_ms: u64| nodes.choose(|_| true, now + Duration::from_millis(after_ms)) == Some(0);
         assert!(is_first(0) && nodes.failed(0, now));
         assert!(!is_first(249) && is_first(250));
         assert!(!nodes.failed(0, now));
@@ -100,8 +112,8 @@ mod tests {
         }
         assert!(!is_first(9_999) && is_first(10_000));
         assert!(nodes.answered(0) && !nodes.answered(0) && is_first(0));
-        assert_eq!(nodes.choose(&[0], now), Some(1));
-        assert_eq!(nodes.choose(&[0, 1], now), None);
+        assert_eq!(nodes.choose(|node| node != 0, now), Some(1));
+        assert_eq!(nodes.choose(|_| false, now), None);
         assert!(!nodes.failed(9, now) && !nodes.answered(9));
     }
 }

@@ -95,6 +95,16 @@ impl Ways for Targets {
         }
     }
 
+    #[cfg(unix)]
+    fn has_own_rights(&self, node: usize) -> bool {
+        matches!(self.targets.get(node), Some(Target::Socket))
+    }
+
+    #[cfg(not(unix))]
+    fn has_own_rights(&self, _node: usize) -> bool {
+        false
+    }
+
     fn connect(&self, node: usize) -> BoxFuture<'static, io::Result<Way>> {
         let global = self.global.clone();
         match self.targets.get(node).cloned() {
@@ -214,6 +224,8 @@ mod tests {
         assert_eq!(names[names.len() - 3..], ["the daemon's listener", "http://a.lan:11435", "http://b.lan:11435/mcp"]);
         #[cfg(unix)]
         assert_eq!(names[0], "the daemon's socket");
+        let own = (0..targets.count()).filter(|node| targets.has_own_rights(*node)).count();
+        assert_eq!(own, usize::from(cfg!(unix)));
         let refused = |named: &[String]| Targets::new(&global, named).expect_err("refused").exit();
         assert_eq!(refused(&["https://a.lan".to_owned()]), 2);
         let many = vec!["http://a.lan".to_owned(); NODES_MAX + 1];

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::body::Body;
@@ -29,13 +30,18 @@ const TOLD_WITHIN: Duration = Duration::from_secs(2);
 enum Mood {
     Open,
     Refusing,
+    /// It takes none.
     Silent,
+    /// It takes them and says nothing.
+    Mute,
 }
 
 /// A node that answers by what it is asked.
 struct Node {
     name: &'static str,
     mood: Mutex<Mood>,
+    /// It is asked with the caller's own rights; others do not know tasks and changes of this caller's.
+    is_own: AtomicBool,
     /// Calls of tools have no end there.
     holds: bool,
     connections: Mutex<JoinSet<()>>,
@@ -76,6 +82,10 @@ impl Ways for Lab {
         self.0[node].name.to_owned()
     }
 
+    fn has_own_rights(&self, node: usize) -> bool {
+        self.0[node].is_own.load(Ordering::Relaxed)
+    }
+
     fn connect(&self, node: usize) -> BoxFuture<'static, io::Result<Way>> {
         let node = Arc::clone(&self.0[node]);
         Box::pin(async move {
@@ -84,6 +94,7 @@ impl Ways for Lab {
                 Mood::Open => Ok(node.open()),
                 Mood::Refusing => Err(io::Error::from(io::ErrorKind::ConnectionRefused)),
                 Mood::Silent => pending().await,
+                Mood::Mute => Ok(node.hang()),
             }
         })
     }
@@ -100,6 +111,15 @@ impl Node {
         Way { wire: Box::new(wire), host: "localhost".to_owned(), path: "/mcp".to_owned() }
     }
 
+    fn hang(&self) -> Way {
+        let (wire, other) = tokio::io::duplex(64 << 10);
+        self.connections.lock().expect("no panic").spawn(async move {
+            pending::<()>().await;
+            drop(other);
+        });
+        Way { wire: Box::new(wire), host: "localhost".to_owned(), path: "/mcp".to_owned() }
+    }
+
     fn told(&self, message: &Value) -> Option<(u16, Value)> {
         let id = &message["id"];
         let said = match (message["method"].as_str()?, message["params"]["name"].as_str()) {
@@ -110,6 +130,10 @@ impl Node {
                 "_meta": {"io.modelcontextprotocol/serverInfo": {"name": "ollamax", "version": "9"}},
             }),
             ("tools/list", _) => json!({"resultType": "complete", "ttlMs": 1, "tools": tools()}),
+            ("tasks/get", _) if self.is_own.load(Ordering::Relaxed) => json!({"status": "working"}),
+            ("tasks/get", _) => {
+                return Some((400, message::error(id, message::INVALID_PARAMS, "no such task", Value::Null)));
+            }
             ("tools/call", Some("turned_away")) => {
                 return Some((403, message::error(&Value::Null, INVALID_REQUEST, "not you", Value::Null)));
             }
@@ -177,6 +201,7 @@ impl Hold {
         let node = Node {
             name,
             mood: Mutex::new(Mood::Open),
+            is_own: AtomicBool::new(false),
             holds,
             connections: Mutex::default(),
             asked: Mutex::default(),
@@ -184,6 +209,11 @@ impl Hold {
             streams: streams_there,
         };
         Self { node: Arc::new(node), seen, streams }
+    }
+
+    fn of_caller(self) -> Self {
+        self.node.is_own.store(true, Ordering::Relaxed);
+        self
     }
 
     async fn call(&mut self) -> Value {
@@ -236,9 +266,14 @@ impl Stream {
 
 impl Assistant {
     fn start(nodes: &[&Hold]) -> Self {
+        Self::with_room(64 << 10, nodes)
+    }
+
+    /// It may be told so many bytes before it reads.
+    fn with_room(bytes: usize, nodes: &[&Hold]) -> Self {
         let lab = Lab(nodes.iter().map(|hold| Arc::clone(&hold.node)).collect());
         let (input, its_input) = tokio::io::duplex(64 << 10);
-        let (its_output, output) = tokio::io::duplex(64 << 10);
+        let (its_output, output) = tokio::io::duplex(bytes);
         let (orphan, orphaned) = oneshot::channel::<()>();
         let mut bridge = JoinSet::new();
         bridge.spawn(async move {
@@ -379,6 +414,79 @@ async fn a_call_that_reads_or_has_a_key_goes_on_at_the_next_node() {
         assert_eq!(first["params"]["arguments"]["idempotency_key"].is_string(), has_key, "{tool}");
         assistant.end().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_may_have_been_begun_is_never_told_as_not_done_and_its_key_is_told() {
+    let (mut n1, n2) = (Hold::new("n1", true), Hold::new("n2", false));
+    n2.become_so(Mood::Refusing);
+    let mut assistant = Assistant::start(&[&n1, &n2]);
+    for (id, tool) in [(7, "pulls"), (8, "reads")] {
+        n1.become_so(Mood::Open);
+        assistant.call(id, tool).await;
+        let asked = n1.call().await;
+        let died_at = Instant::now();
+        n1.become_so(Mood::Refusing);
+        let told = assistant.hear().await;
+        assert!(died_at.elapsed() <= TOLD_WITHIN, "{:?}", died_at.elapsed());
+        let code = if tool == "pulls" { "outcome_unknown" } else { "peer_unreachable" };
+        assert_eq!(code_of(&told), (&json!(id), &json!(code)), "{told}");
+        assert_eq!(told["error"]["data"]["idempotency_key"], asked["params"]["arguments"]["idempotency_key"]);
+    }
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_may_have_been_begun_goes_on_with_the_same_rights_alone() {
+    let (mut n1, n2) = (Hold::new("n1", true).of_caller(), Hold::new("n2", false));
+    let mut assistant = Assistant::start(&[&n1, &n2]);
+    assistant.call(7, "pulls").await;
+    let first = n1.call().await;
+    n1.become_so(Mood::Refusing);
+    // Its connection has broken, and it is back.
+    n1.become_so(Mood::Open);
+    let second = n1.call().await;
+    assert_eq!(second["params"], first["params"]);
+    // It dies of it once more, and is not asked a third time.
+    n1.become_so(Mood::Refusing);
+    let told = assistant.hear().await;
+    assert_eq!(code_of(&told), (&json!(7), &json!("outcome_unknown")), "{told}");
+    assert!(n2.asked("tools/call").is_empty());
+    assistant.call(8, "pulls").await;
+    assert_eq!(assistant.node_of(8).await, "n2");
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_task_is_unknown_to_others_is_no_answer_while_its_caller_is_away() {
+    let (n1, n2) = (Hold::new("n1", false).of_caller(), Hold::new("n2", false));
+    let mut assistant = Assistant::start(&[&n1, &n2]);
+    let task = || modern(json!({"taskId": "task_1"}));
+    assistant.send(json!(7), "tasks/get", task()).await;
+    assert_eq!(assistant.hear().await["result"]["status"], "working");
+    n1.become_so(Mood::Refusing);
+    assistant.send(json!(8), "tasks/get", task()).await;
+    assert_eq!(code_of(&assistant.hear().await), (&json!(8), &json!("peer_unreachable")));
+    assistant.end().await;
+    // Whoever never had rights of their own hears what there is.
+    n1.become_so(Mood::Refusing);
+    let mut assistant = Assistant::start(&[&n1, &n2]);
+    assistant.send(json!(9), "tasks/get", task()).await;
+    let told = assistant.hear().await;
+    assert_eq!((&told["id"], &told["error"]["message"]), (&json!(9), &json!("no such task")), "{told}");
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_hangs_first_of_all_does_not_keep_from_what_tools_say() {
+    let (n1, mut n2, n3) = (Hold::new("n1", false), Hold::new("n2", true), Hold::new("n3", false));
+    n1.become_so(Mood::Silent);
+    let mut assistant = Assistant::start(&[&n1, &n2, &n3]);
+    assistant.call(7, "reads").await;
+    n2.call().await;
+    n2.become_so(Mood::Refusing);
+    assert_eq!(assistant.node_of(7).await, "n3");
+    assistant.end().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -570,4 +678,72 @@ async fn it_ends_with_who_began_it_also_where_the_input_does_not() {
         .expect("one")
         .expect("no panic")
         .expect("an end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_assistant_that_does_not_read_is_still_heard() {
+    for ends_by_itself in [true, false] {
+        let mut n1 = Hold::new("n1", false);
+        let mut assistant = Assistant::with_room(16, &[&n1]);
+        assistant.send(json!(7), "tools/call", json!({"name": "steps", "arguments": {}})).await;
+        let steps = n1.stream().await;
+        assistant.send(json!(8), "ping", json!({})).await;
+        assistant.cancel(json!(7)).await;
+        timeout(PATIENCE, steps.told.closed()).await.expect("nobody listens any more");
+        let ended_at = Instant::now();
+        let Assistant { input, output, orphan, mut bridge } = assistant;
+        let kept = if ends_by_itself {
+            drop(input);
+            (None, orphan)
+        } else {
+            drop(orphan);
+            (Some(input), None)
+        };
+        timeout(PATIENCE, bridge.join_next()).await.expect("in time").expect("one").expect("no panic").expect("an end");
+        assert!(ended_at.elapsed() < 2 * ENDING, "{:?}", ended_at.elapsed());
+        drop((output, kept));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_assistant_that_reads_late_hears_all_in_order() {
+    let n1 = Hold::new("n1", false);
+    let mut assistant = Assistant::with_room(16, &[&n1]);
+    for id in 0..9 {
+        assistant.send(json!(id), "nonsense", json!([])).await;
+    }
+    for id in 0..9 {
+        assert_eq!(assistant.hear().await["id"], id);
+    }
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_takes_connections_and_says_nothing_is_left() {
+    for (tool, code) in [("reads", None), ("pulls", None), ("adds", Some("outcome_unknown"))] {
+        let (mut n1, n2) = (Hold::new("n1", true), Hold::new("n2", false));
+        let mut assistant = Assistant::start(&[&n1, &n2]);
+        assistant.call(7, tool).await;
+        n1.call().await;
+        let hung_at = Instant::now();
+        *n1.node.mood.lock().expect("no panic") = Mood::Mute;
+        match code {
+            None => assert_eq!(assistant.node_of(7).await, "n2", "{tool}"),
+            Some(code) => assert_eq!(code_of(&assistant.hear().await), (&json!(7), &json!(code)), "{tool}"),
+        }
+        assert!(hung_at.elapsed() <= 4 * TOLD_WITHIN, "{:?}", hung_at.elapsed());
+        assistant.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_takes_long_is_waited_for_while_its_node_answers_others() {
+    let mut n1 = Hold::new("n1", true);
+    let mut assistant = Assistant::start(&[&n1]);
+    assistant.call(7, "adds").await;
+    n1.call().await;
+    let heard = timeout(10 * PATIENCE, assistant.output.next_line()).await;
+    assert!(heard.is_err(), "{heard:?}");
+    assert!(n1.asked("server/discover").len() > 10);
+    assistant.end().await;
 }
