@@ -180,6 +180,13 @@ fn check_version(headers: &HeaderMap, bytes: &[u8]) -> Result<(), Refusal> {
     if sent.next().is_some() {
         return Err(Refusal::two_versions());
     }
+    if version == server::WITHOUT_HANDSHAKE {
+        // rmcp would read its params before it looks at the revision.
+        return match serde_json::from_slice::<Opening>(bytes) {
+            Ok(Opening { method, id }) if method == "initialize" => Err(Refusal::no_method(id, &method, version)),
+            _ => Ok(()),
+        };
+    }
     if !server::is_known_and_not_spoken(version) {
         return Ok(());
     }
@@ -228,6 +235,8 @@ mod tests {
         };
         for spoken in server::spoken() {
             check(&[spoken], "tools/list", None);
+            let is_gone = spoken == server::WITHOUT_HANDSHAKE;
+            check(&[spoken], "initialize", is_gone.then_some(refusal::METHOD_NOT_FOUND));
         }
         check(&[], "tools/list", None);
         check(&["2099-01-01"], "tools/list", None);

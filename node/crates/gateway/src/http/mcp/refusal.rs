@@ -14,6 +14,8 @@ use crate::error::{ApiError, ERROR_HEADER};
 pub(crate) const PARSE_ERROR: i32 = -32_700;
 /// JSON-RPC's code of JSON that is no request, or that may not be sent.
 pub(crate) const INVALID_REQUEST: i32 = -32_600;
+/// JSON-RPC's code of a method that there is not.
+pub(crate) const METHOD_NOT_FOUND: i32 = -32_601;
 /// The protocol's code of headers that contradict the message or each other.
 pub(crate) const HEADER_MISMATCH: i32 = -32_020;
 /// The protocol's code of a revision that is not spoken.
@@ -26,6 +28,8 @@ const INTERNAL_ERROR: i32 = -32_603;
 pub(crate) struct Refusal {
     pub(crate) json_rpc: i32,
     error: ApiError,
+    /// The request's; null where none was read.
+    id: Value,
     /// Where it is about the revision.
     revision: Option<Box<Revision>>,
 }
@@ -33,7 +37,6 @@ pub(crate) struct Refusal {
 /// A request in a revision that is not spoken.
 #[derive(Debug)]
 struct Revision {
-    id: Value,
     requested: String,
     supported: Vec<&'static str>,
 }
@@ -50,7 +53,7 @@ impl Refusal {
     /// An error of the door, in the words of JSON-RPC.
     pub(crate) fn of(error: ApiError) -> Self {
         let json_rpc = if error.status < 500 { INVALID_REQUEST } else { INTERNAL_ERROR };
-        Self { json_rpc, error, revision: None }
+        Self { json_rpc, error, id: Value::Null, revision: None }
     }
 
     pub(crate) fn not_local() -> Self {
@@ -70,9 +73,16 @@ impl Refusal {
     /// `id` is the request's; null where it is none.
     pub(crate) fn unsupported(id: Value, requested: &str, supported: Vec<&'static str>) -> Self {
         let text = format!("revision {requested} is not spoken here; those that are: {}", supported.join(", "));
-        let revision = Box::new(Revision { id, requested: requested.to_owned(), supported });
+        let revision = Box::new(Revision { requested: requested.to_owned(), supported });
         let error = ApiError::new(ErrorCode::BadRequest, text);
-        Self { json_rpc: UNSUPPORTED_VERSION, error, revision: Some(revision) }
+        Self { json_rpc: UNSUPPORTED_VERSION, error, id, revision: Some(revision) }
+    }
+
+    /// A method that the revision of the request has no more; `id` is the request's.
+    pub(crate) fn no_method(id: Value, method: &str, version: &str) -> Self {
+        let text = format!("revision {version} has no {method}; server/discover says what there is");
+        let error = ApiError { status: 404, ..ApiError::new(ErrorCode::BadRequest, text) };
+        Self { json_rpc: METHOD_NOT_FOUND, id, ..Self::of(error) }
     }
 
     pub(crate) fn batch() -> Self {
@@ -86,13 +96,11 @@ impl Refusal {
     }
 
     pub(crate) fn into_response(self) -> Response<Body> {
-        let Self { json_rpc, error, revision } = self;
+        let Self { json_rpc, error, id, revision } = self;
         let mut data = json!({"code": error.code.as_str()});
-        let mut id = Value::Null;
         if let Some(revision) = revision {
             data["requested"] = revision.requested.into();
             data["supported"] = revision.supported.into();
-            id = revision.id;
         }
         let error_json = json!({"code": json_rpc, "message": error.message, "data": data});
         let body = json!({"jsonrpc": "2.0", "id": id, "error": error_json});

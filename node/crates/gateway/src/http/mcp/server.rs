@@ -36,6 +36,8 @@ const VERSIONS: &[ProtocolVersion] =
 /// Those on streams ([`super::sse`]): what has a handshake, and the revision that knows no other transport over HTTP.
 const STREAM_VERSIONS: &[ProtocolVersion] =
     &[ProtocolVersion::V_2024_11_05, ProtocolVersion::V_2025_06_18, ProtocolVersion::V_2025_11_25];
+/// The revision from which on there is no handshake.
+pub(crate) const WITHOUT_HANDSHAKE: &str = "2026-07-28";
 /// Methods that rmcp reads into types of their own. What it hands over under one of these names has other params.
 const TYPED: [&str; 9] = [
     "initialize",
