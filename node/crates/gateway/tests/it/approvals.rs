@@ -83,7 +83,7 @@ async fn ask(node: &Router, params: Value) -> Value {
 /// The state of a question that is asked at this node.
 async fn question(node: &Router) -> String {
     let found = ask(node, json!({})).await;
-    found["result"]["requestState"].as_str().unwrap_or_else(|| panic!("{found}")).to_owned()
+    found["result"]["requestState"].as_str().expect("a state").to_owned()
 }
 
 fn answer(state: &str, said: Value) -> Value {
@@ -98,7 +98,7 @@ fn yes() -> Value {
 fn refusal(found: &Value) -> Value {
     assert_eq!(found["result"]["isError"], json!(true), "{found}");
     let text = found["result"]["content"][0]["text"].as_str().unwrap_or_default();
-    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {found}"))
+    serde_json::from_str(text).expect("JSON")
 }
 
 /// Ends every task as soon as somebody may work at it.

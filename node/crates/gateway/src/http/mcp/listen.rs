@@ -152,7 +152,7 @@ async fn follow(tools: &Toolbox, caller: &Caller, request: &RequestContext<RoleS
         }
         sleep(LOOK_PAUSE).await;
     }
-    pending().await
+    pending::<()>().await;
 }
 
 #[cfg(test)]

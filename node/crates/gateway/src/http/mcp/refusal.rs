@@ -29,7 +29,7 @@ pub(crate) struct Refusal {
     pub(crate) json_rpc: i32,
     error: ApiError,
     /// The request's; null where none was read.
-    id: Value,
+    id: Box<Value>,
     /// Where it is about the revision.
     revision: Option<Box<Revision>>,
 }
@@ -53,7 +53,7 @@ impl Refusal {
     /// An error of the door, in the words of JSON-RPC.
     pub(crate) fn of(error: ApiError) -> Self {
         let json_rpc = if error.status < 500 { INVALID_REQUEST } else { INTERNAL_ERROR };
-        Self { json_rpc, error, id: Value::Null, revision: None }
+        Self { json_rpc, error, id: Box::default(), revision: None }
     }
 
     pub(crate) fn not_local() -> Self {
@@ -75,14 +75,14 @@ impl Refusal {
         let text = format!("revision {requested} is not spoken here; those that are: {}", supported.join(", "));
         let revision = Box::new(Revision { requested: requested.to_owned(), supported });
         let error = ApiError::new(ErrorCode::BadRequest, text);
-        Self { json_rpc: UNSUPPORTED_VERSION, error, id, revision: Some(revision) }
+        Self { json_rpc: UNSUPPORTED_VERSION, error, id: Box::new(id), revision: Some(revision) }
     }
 
     /// A method that the revision of the request has no more; `id` is the request's.
     pub(crate) fn no_method(id: Value, method: &str, version: &str) -> Self {
         let text = format!("revision {version} has no {method}; server/discover says what there is");
         let error = ApiError { status: 404, ..ApiError::new(ErrorCode::BadRequest, text) };
-        Self { json_rpc: METHOD_NOT_FOUND, id, ..Self::of(error) }
+        Self { json_rpc: METHOD_NOT_FOUND, id: Box::new(id), ..Self::of(error) }
     }
 
     pub(crate) fn batch() -> Self {
