@@ -26,6 +26,8 @@ pub struct MemTasks {
 struct Kept {
     tasks: BTreeMap<String, TaskView>,
     asked: BTreeMap<String, NewTask>,
+    /// How often a task was looked at.
+    looks: usize,
 }
 
 // === impl MemTasks ===
@@ -48,6 +50,12 @@ impl MemTasks {
     #[must_use]
     pub fn asked(&self, id: &str) -> Option<NewTask> {
         self.kept().asked.get(id).cloned()
+    }
+
+    /// How often a task was looked at.
+    #[must_use]
+    pub fn looks(&self) -> usize {
+        self.kept().looks
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -122,7 +130,9 @@ impl Tasks for MemTasks {
     }
 
     fn task(&self, id: &str) -> Result<TaskView, ToolError> {
-        self.kept().find(id)
+        let mut kept = self.kept();
+        kept.looks += 1;
+        kept.find(id)
     }
 
     fn tasks(&self) -> Result<Vec<TaskView>, ToolError> {
