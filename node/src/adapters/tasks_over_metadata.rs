@@ -93,6 +93,21 @@ impl Tasks for TasksOverMetadata {
         self.found(parse(id)?)?.ok_or_else(|| unknown(id))
     }
 
+    fn find(&self, id: &str) -> Answer<TaskView> {
+        let (tasks, asked, none) = (self.clone(), parse(id), unknown(id));
+        async move {
+            let id = asked?;
+            if let Some(task) = tasks.found(id)? {
+                return Ok(task);
+            }
+            // Another node may have told of it before this one has applied it.
+            let engines = tasks.engines()?;
+            engines.metadata.read_barrier().await.map_err(|error| refused(error.into()))?;
+            tasks.found(id)?.ok_or(none)
+        }
+        .boxed()
+    }
+
     fn tasks(&self) -> Result<Vec<TaskView>, ToolError> {
         let engines = self.engines()?;
         let tasks = read::tasks(&*engines.metadata.view()).map_err(|fault| refused(fault.into()))?;

@@ -1,6 +1,6 @@
 //! Tasks in memory. Nobody works at them: a test says what they come to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -28,6 +28,8 @@ struct Kept {
     asked: BTreeMap<String, NewTask>,
     /// How often a task was looked at.
     looks: usize,
+    /// On record, and not shown here yet.
+    late: BTreeSet<String>,
 }
 
 // === impl MemTasks ===
@@ -44,6 +46,11 @@ impl MemTasks {
         let empty = || TaskView { id: id.to_owned(), ..TaskView::default() };
         change(self.kept().tasks.entry(id.to_owned()).or_insert_with(empty));
         self.tick();
+    }
+
+    /// Has a task that is on record be one that this node does not show yet.
+    pub fn hide(&self, id: &str) {
+        self.kept().late.insert(id.to_owned());
     }
 
     /// What was asked for with a task.
@@ -117,8 +124,7 @@ impl Kept {
     }
 
     fn find(&self, id: &str) -> Result<TaskView, ToolError> {
-        let missing = || ToolError::new(ErrorCode::TaskNotFound, format!("there is no task {id:?}"), "list_tasks");
-        self.tasks.get(id).cloned().ok_or_else(missing)
+        self.tasks.get(id).cloned().ok_or_else(|| missing(id))
     }
 }
 
@@ -132,7 +138,12 @@ impl Tasks for MemTasks {
     fn task(&self, id: &str) -> Result<TaskView, ToolError> {
         let mut kept = self.kept();
         kept.looks += 1;
-        kept.find(id)
+        if kept.late.contains(id) { Err(missing(id)) } else { kept.find(id) }
+    }
+
+    fn find(&self, id: &str) -> Answer<TaskView> {
+        self.kept().late.remove(id);
+        ready(self.task(id)).boxed()
     }
 
     fn tasks(&self) -> Result<Vec<TaskView>, ToolError> {
@@ -173,6 +184,10 @@ impl Tasks for MemTasks {
     fn changes(&self) -> Option<watch::Receiver<u64>> {
         Some(self.changes.subscribe())
     }
+}
+
+fn missing(id: &str) -> ToolError {
+    ToolError::new(ErrorCode::TaskNotFound, format!("there is no task {id:?}"), "list_tasks")
 }
 
 fn not_so(task: &TaskView, problem: &str) -> ToolError {
