@@ -48,6 +48,10 @@ impl ChangesOverAdmin {
     }
 
     async fn pulled(self, work: Work, asked: PullAsked) -> Result<Vec<String>, ToolError> {
+        // It was to end, and that could not be put on record: it is not asked for anew before.
+        if work.cancelled.is_cancelled() {
+            return Err(self.ended(&asked.model).await);
+        }
         let (by, mut copies) = (by_caller(&work.caller, None), Copies::default());
         let mut states = self.admin.pull_by(&by, pull_request(&asked)).await.map_err(refused)?;
         loop {
@@ -87,6 +91,9 @@ impl ChangesOverAdmin {
 
     async fn deleted(self, work: Work, asked: DeleteAsked) -> Result<Deleted, ToolError> {
         let (engines, name) = (self.engines()?, parse(&asked.model)?);
+        if work.cancelled.is_cancelled() {
+            return Err(not_waited_for(&name));
+        }
         let by = by_caller(&work.caller, None);
         let told = match self.admin.remove_by(&by, &removal(&asked, false)).await {
             Ok(told) => told,
@@ -248,8 +255,9 @@ fn is_heard(engines: &MemberEngines, node: NodeId) -> bool {
 }
 
 fn not_waited_for(name: &ModelName) -> ToolError {
-    let message = format!("the copies of {name} go all the same: that is on record; nobody waits for it any more");
-    ToolError::new(ErrorCode::PreconditionFailed, message, "list_models_detailed shows what is left")
+    let message = format!("what is on record goes all the same of {name}; nobody waits for it any more");
+    // The code by which work says that it was ended.
+    ToolError::new(ErrorCode::PullCancelled, message, "list_models_detailed shows what is left")
 }
 
 fn stopping() -> ToolError {

@@ -23,6 +23,9 @@ use crate::slot::{MemberEngines, Slot};
 /// The priority of what nobody says a priority of.
 const PRIORITY: u8 = 5;
 
+/// Room for how much more there is of a text that is cut.
+const MORE_BYTES: usize = 48;
+
 /// The tasks of the cluster, at one node.
 #[derive(Debug, Clone)]
 pub(crate) struct TasksOverMetadata {
@@ -91,6 +94,21 @@ impl Tasks for TasksOverMetadata {
 
     fn task(&self, id: &str) -> Result<TaskView, ToolError> {
         self.found(parse(id)?)?.ok_or_else(|| unknown(id))
+    }
+
+    fn find(&self, id: &str) -> Answer<TaskView> {
+        let (tasks, asked, none) = (self.clone(), parse(id), unknown(id));
+        async move {
+            let id = asked?;
+            if let Some(task) = tasks.found(id)? {
+                return Ok(task);
+            }
+            // Another node may have told of it before this one has applied it.
+            let engines = tasks.engines()?;
+            engines.metadata.read_barrier().await.map_err(|error| refused(error.into()))?;
+            tasks.found(id)?.ok_or(none)
+        }
+        .boxed()
     }
 
     fn tasks(&self) -> Result<Vec<TaskView>, ToolError> {
@@ -194,9 +212,13 @@ fn view(task: Task, name_of: &dyn Fn(NodeId) -> String) -> TaskView {
     shown
 }
 
-/// As much of a text as a task keeps of one.
+/// As much of a text as a task keeps of one, and how much more there is: whoever approves it sees that it is not all.
 fn cut(text: &str) -> String {
-    text[..text.floor_char_boundary(TASK_TEXT_BYTES_MAX)].to_owned()
+    if text.len() <= TASK_TEXT_BYTES_MAX {
+        return text.to_owned();
+    }
+    let (shown, more) = text.split_at(text.floor_char_boundary(TASK_TEXT_BYTES_MAX - MORE_BYTES));
+    format!("{shown} ... and {} bytes more", more.len())
 }
 
 /// Log time, as RFC 3339 writes it.
@@ -249,7 +271,10 @@ mod tests {
         let waiting = Task { arguments_json: r#"{"model":"m"}"#.to_owned(), ..task(TaskState::Waiting) };
         assert_eq!(view(waiting, &|_| String::new()).text, r#"pull_model {"model":"m"}"#);
         let long = Task { arguments_json: "ä".repeat(400), ..task(TaskState::Waiting) };
-        assert_eq!(view(long, &|_| String::new()).text.len(), 511);
+        let text = view(long, &|_| String::new()).text;
+        assert!(text.len() <= TASK_TEXT_BYTES_MAX, "{text}");
+        let (shown, more) = text.split_once(" ... and ").expect("it is told that it is cut");
+        assert_eq!(more, format!("{} bytes more", "pull_model ".len() + 800 - shown.len()));
         let completed = shown(TaskState::Completed { result_json: r#"["a"]"#.to_owned() });
         assert_eq!((completed.result, completed.node), (Some(json!(["a"])), None));
         let (text, next) = ("full".to_owned(), "free some".to_owned());

@@ -97,6 +97,9 @@ pub trait Tasks: Send + Sync + 'static {
     /// When there is none of this id, or the state cannot be read.
     fn task(&self, id: &str) -> Result<TaskView, ToolError>;
 
+    /// One task, also where this node does not show it yet: whoever has it from another node finds it here.
+    fn find(&self, id: &str) -> Answer<TaskView>;
+
     /// All of them, by id.
     ///
     /// # Errors

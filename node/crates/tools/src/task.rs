@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use ollamax_types::ErrorCode;
 
@@ -14,6 +14,9 @@ use crate::error::ToolError;
 use crate::ports::Tasks;
 use crate::progress::Progress;
 use crate::views::{TaskError, TaskView};
+
+/// Least time between two looks of one that waits: a busy cluster changes more often than anybody reads.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 /// Waits until a task is over, for so long at most, and answers how it stands then. Tells how far it is.
 pub async fn wait(tasks: &dyn Tasks, task: TaskView, progress: &Progress, up_to: Duration) -> TaskView {
@@ -27,7 +30,11 @@ pub async fn wait(tasks: &dyn Tasks, task: TaskView, progress: &Progress, up_to:
             Err(_) => return task,
         }
         progress.tell(task.done, task.total, task.text.as_str());
-        if task.is_over() || !matches!(timeout_at(until, changes.changed()).await, Ok(Ok(()))) {
+        let changed = async {
+            sleep(LOOK_PAUSE).await;
+            changes.changed().await
+        };
+        if task.is_over() || !matches!(timeout_at(until, changed).await, Ok(Ok(()))) {
             return task;
         }
     }
@@ -96,6 +103,23 @@ mod tests {
         };
         let (task, ()) = tokio::join!(waiting, working);
         assert_eq!((task.status.as_str(), task.done), ("completed", 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_cluster_costs_whoever_waits_no_more_than_a_look_in_a_while() {
+        let tasks = MemTasks::default();
+        let task = opened(&tasks).await;
+        let waiting = wait(&tasks, task.clone(), &Progress::nobody(), Duration::from_secs(45));
+        let busy = async {
+            for _ in 0..1_000 {
+                tasks.set("task_other", |task| task.done += 1);
+                sleep(Duration::from_millis(1)).await;
+            }
+            tasks.set(&task.id, |task| task.status = "completed".to_owned());
+        };
+        let (task, ()) = tokio::join!(waiting, busy);
+        assert_eq!(task.status, "completed");
+        assert!(tasks.looks() <= 12, "{} looks", tasks.looks());
     }
 
     #[tokio::test(start_paused = true)]

@@ -209,21 +209,21 @@ fn list(tasks: &dyn Tasks, principal: &Principal, asked: &TasksAsked) -> Result<
 }
 
 async fn get(tasks: Arc<dyn Tasks>, call: Call, asked: TaskAsked) -> Result<Told, ToolError> {
-    let found = seen(&*tasks, &call, &asked.id)?;
+    let found = seen(&*tasks, &call, &asked.id).await?;
     let up_to = Duration::from_secs(asked.wait_seconds.unwrap_or(0).into()).min(TASK_WAIT_MAX);
     let task = if up_to.is_zero() { found } else { task::wait(&*tasks, found, &call.progress, up_to).await };
     Ok(Told { next: task.next(), task })
 }
 
 async fn cancel(tasks: Arc<dyn Tasks>, call: Call, asked: CancelAsked) -> Result<Ended, ToolError> {
-    seen(&*tasks, &call, &asked.id)?;
+    seen(&*tasks, &call, &asked.id).await?;
     let TaskView { id, status, cancel_asked, .. } = tasks.cancel(&call.caller, &asked.id).await?;
     Ok(Ended { id, status, cancel_asked })
 }
 
 /// A task that the caller may know of.
-fn seen(tasks: &dyn Tasks, call: &Call, id: &str) -> Result<TaskView, ToolError> {
-    let found = tasks.task(id)?;
+async fn seen(tasks: &dyn Tasks, call: &Call, id: &str) -> Result<TaskView, ToolError> {
+    let found = tasks.find(id).await?;
     if found.is_seen_by(&call.caller.principal) {
         return Ok(found);
     }

@@ -99,8 +99,9 @@ impl Held {
     }
 }
 
-/// How a task ends by what its work answered; `None`: it does not end here, because this node stops.
-pub(super) fn outcome(answer: Result<Value, ToolError>, cancel_asked: bool) -> Option<TaskOutcome> {
+/// How a task ends by what its work answered; `None`: it is worked at again in this attempt, since what was in the way
+/// passes.
+pub(super) fn outcome(answer: Result<Value, ToolError>, repeatable: bool, cancel_asked: bool) -> Option<TaskOutcome> {
     match answer {
         Ok(answer) => {
             let result_json = answer.to_string();
@@ -110,12 +111,19 @@ pub(super) fn outcome(answer: Result<Value, ToolError>, cancel_asked: bool) -> O
                 TaskOutcome::Completed { result_json }
             })
         }
-        Err(_) if cancel_asked => Some(TaskOutcome::Cancelled),
-        Err(ToolError { code: ErrorCode::Draining, .. }) => None,
+        // Only what says so has ended it: after any other failure it is not cancelled, it failed.
+        Err(ToolError { code: ErrorCode::PullCancelled, .. }) if cancel_asked => Some(TaskOutcome::Cancelled),
+        Err(ToolError { code, .. }) if repeatable && passes(code) => None,
         Err(ToolError { code, message, next, .. }) => {
             Some(TaskOutcome::Failed { code, text: cut(&message), next: cut(&next) })
         }
     }
+}
+
+/// Whether a failure says nothing of the work: no leader is heard, there is no room just now, another node stops. That
+/// this node stops is looked at before its work's answer is.
+const fn passes(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::NoQuorum | ErrorCode::OutcomeUnknown | ErrorCode::Overloaded | ErrorCode::Draining)
 }
 
 /// The end of a task whose result nobody can keep.
@@ -215,15 +223,30 @@ mod tests {
     #[test]
     fn a_task_ends_by_what_its_work_answers() {
         let failed = |code: ErrorCode| Err(ToolError::new(code, "no room", "free some"));
-        let done = outcome(Ok(json!({"nodes": ["a"]})), true);
+        let done = outcome(Ok(json!({"nodes": ["a"]})), true, true);
         assert_eq!(done, Some(TaskOutcome::Completed { result_json: r#"{"nodes":["a"]}"#.to_owned() }));
         let (text, next) = ("no room".to_owned(), "free some".to_owned());
         let full = TaskOutcome::Failed { code: ErrorCode::DiskFull, text, next };
-        assert_eq!(outcome(failed(ErrorCode::DiskFull), false), Some(full));
-        assert_eq!(outcome(failed(ErrorCode::DiskFull), true), Some(TaskOutcome::Cancelled));
-        assert_eq!(outcome(failed(ErrorCode::Draining), false), None);
-        let large = outcome(Ok(json!("x".repeat(TASK_RESULT_BYTES_MAX))), false);
+        assert_eq!(outcome(failed(ErrorCode::DiskFull), true, false), Some(full.clone()));
+        assert_eq!(outcome(failed(ErrorCode::DiskFull), true, true), Some(full), "nobody has ended it");
+        assert_eq!(outcome(failed(ErrorCode::PullCancelled), true, true), Some(TaskOutcome::Cancelled));
+        let large = outcome(Ok(json!("x".repeat(TASK_RESULT_BYTES_MAX))), true, false);
         assert!(matches!(large, Some(TaskOutcome::Failed { code: ErrorCode::BodyTooLarge, .. })), "{large:?}");
+    }
+
+    #[test]
+    fn what_passes_ends_no_task_that_may_be_done_twice() {
+        let outcome = |code: ErrorCode, repeatable: bool, cancel_asked: bool| {
+            outcome(Err(ToolError::new(code, "not now", "")), repeatable, cancel_asked)
+        };
+        for code in [ErrorCode::NoQuorum, ErrorCode::OutcomeUnknown, ErrorCode::Overloaded, ErrorCode::Draining] {
+            assert_eq!(outcome(code, true, false), None, "{code}");
+            assert_eq!(outcome(code, true, true), None, "{code}: it goes on until it is ended");
+            assert!(matches!(outcome(code, false, false), Some(TaskOutcome::Failed { .. })), "{code}");
+        }
+        for code in [ErrorCode::ModelNotFound, ErrorCode::PeerUnreachable, ErrorCode::PullCancelled] {
+            assert!(matches!(outcome(code, true, false), Some(TaskOutcome::Failed { .. })), "{code}");
+        }
     }
 
     #[test]

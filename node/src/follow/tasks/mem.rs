@@ -34,6 +34,9 @@ struct State {
     /// What was told, in order.
     told: Vec<Command>,
     is_cut_off: bool,
+    /// The node is not what it was: no end that it tells is taken.
+    refuses_ends: bool,
+    log_time: Timestamp,
     /// The term in which this node takes itself for the leader.
     term: Option<u64>,
     /// The term of the log.
@@ -109,6 +112,14 @@ impl MemRecord {
         self.state().is_cut_off = is_cut_off;
     }
 
+    pub(super) fn refuse_ends(&self) {
+        self.state().refuses_ends = true;
+    }
+
+    pub(super) fn set_log_time(&self, at: Timestamp) {
+        self.state().log_time = at;
+    }
+
     pub(super) fn set_lead(&self, term: Option<u64>, hosts: Vec<Host>) {
         let mut state = self.state();
         (state.term, state.hosts) = (term, hosts);
@@ -146,6 +157,7 @@ impl State {
                 }
                 Answer::Done
             }
+            Command::EndTask { node, .. } if self.refuses_ends => Answer::Refused(Refusal::NodeNotFound(*node)),
             Command::EndTask { node, id, attempt, outcome } => {
                 let own = self.tasks.get_mut(id).filter(|task| task.is_with(*node, *attempt));
                 let Some(task) = own else { return Answer::Refused(Refusal::TaskMoved(*id)) };
@@ -167,7 +179,7 @@ impl Record for MemRecord {
     }
 
     fn log_time(&self) -> Timestamp {
-        Timestamp(0)
+        self.state().log_time
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

@@ -1,10 +1,12 @@
 //! Works at the tasks that the record gives to this node, and says so again and again.
 //!
-//! Always: what works here is told in one command, three times in a lease; what could not be told for a whole lease is
-//! let go, since another node may have it by then. How a task ended is told until the record takes it or has moved. A
-//! node that stops ends nothing: its leases run out.
+//! Always: what works here is told in one command, three times in a lease; what could not be told is let go a little
+//! before its lease is over, since another node may have it then. What failed because of something that passes is done
+//! again in the same attempt, as long as the lease is kept. How a task ended is told until the record takes it or has
+//! moved. A node that stops ends nothing: its leases run out.
 
 use std::collections::BTreeMap;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use ollamax_core::catalog::{Answer, Command, Fault, Task, TaskTold};
+use ollamax_core::catalog::{Answer, Command, Fault, Refusal, Task, TaskOutcome, TaskTold};
 use ollamax_metadata::{Committed, ProposeError};
 use ollamax_security::draw_request_id;
 use ollamax_tools::progress::{Progress, Step};
@@ -31,8 +33,12 @@ use crate::follow::pause_after;
 
 /// Parts of a lease after which it is renewed.
 const TELLS_IN_A_LEASE: u32 = 3;
-/// Pause before an end that was not taken is told again.
-const END_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Pause before what was not taken is told again.
+const TELL_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Pause before work is done again that failed because of something that passes.
+const WORK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// So long nobody else has what was told last; the rest of the lease is for what is broken off.
+const LET_GO_AFTER: Duration = TASK_LEASE.saturating_sub(Duration::from_secs(1));
 
 /// A task that this node has to do with.
 struct Job {
@@ -52,6 +58,7 @@ enum Event {
     Changed,
     Look,
     Tell,
+    LetGo,
     /// A job came to its end: on record from this revision on, or not at all.
     Worked(TaskId, u64, Option<u64>),
     /// Leases were renewed, or not.
@@ -79,6 +86,7 @@ pub(super) async fn work(record: Arc<dyn Record>, bench: Arc<dyn Bench>, stop: C
     tells.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut is_due, mut look_at) = (true, Instant::now());
     loop {
+        let lease_ends = worker.lease_ends();
         let event = tokio::select! {
             () = stop.cancelled() => return,
             changed = changes.changed(), if !is_due => match changed {
@@ -88,6 +96,7 @@ pub(super) async fn work(record: Arc<dyn Record>, bench: Arc<dyn Bench>, stop: C
             () = sleep_until(look_at), if is_due => Event::Look,
             Some(event) = worker.under_way.next(), if !worker.under_way.is_empty() => event,
             _ = tells.tick() => Event::Tell,
+            () = lease_ends => Event::LetGo,
         };
         match event {
             Event::Changed => is_due = true,
@@ -100,11 +109,17 @@ pub(super) async fn work(record: Arc<dyn Record>, bench: Arc<dyn Bench>, stop: C
                 (is_due, look_at) = (false, Instant::now() + pause_after(began.elapsed()));
             }
             Event::Tell => worker.tell(),
+            Event::LetGo => worker.let_go(),
             Event::Worked(id, number, revision) => {
                 worker.worked(id, number, revision);
                 is_due = true;
             }
-            Event::Told(tasks, at, outcome) => worker.told(&tasks, at, outcome),
+            Event::Told(tasks, at, outcome) => {
+                if outcome.is_err() {
+                    tells.reset_after(TELL_AGAIN_AFTER);
+                }
+                worker.told(&tasks, at, outcome);
+            }
         }
     }
 }
@@ -147,8 +162,11 @@ impl Worker {
         let (id, number) = (task.id, self.begun);
         self.begun += 1;
         let held = Held { attempt: task.attempt, stage: Stage::Works };
-        let job =
-            Job { number, held, renewed_at: Instant::now(), gone: gone.clone(), cancelled: cancelled.clone(), steps };
+        // Its lease runs since it was given, however late that is seen here; a clock that is ahead may take little of it.
+        let age = Duration::from_millis(self.record.log_time().0.saturating_sub(task.updated_at.0));
+        let age = age.min(TASK_LEASE / TELLS_IN_A_LEASE);
+        let renewed_at = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
+        let job = Job { number, held, renewed_at, gone: gone.clone(), cancelled: cancelled.clone(), steps };
         self.jobs.insert(id, job);
         tracing::info!(task = %id, tool = task.tool, attempt = task.attempt, "work at a task begins");
         let course = Course {
@@ -166,15 +184,31 @@ impl Worker {
         self.under_way.push(running.boxed());
     }
 
-    /// Renews the leases, if there are any, and lets go what could not be renewed for a whole one.
-    fn tell(&mut self) {
+    /// Resolves when the first lease is nearly over that is not renewed by then; never while nothing is worked at.
+    fn lease_ends(&self) -> impl Future<Output = ()> + use<> {
+        let working = self.jobs.values().filter(|job| job.held.stage == Stage::Works);
+        let first = working.map(|job| job.renewed_at + LET_GO_AFTER).min();
+        async move {
+            match first {
+                Some(at) => sleep_until(at).await,
+                None => pending().await,
+            }
+        }
+    }
+
+    /// Lets go what could not be renewed.
+    fn let_go(&mut self) {
         for (id, job) in &mut self.jobs {
-            if job.held.stage == Stage::Works && job.renewed_at.elapsed() > TASK_LEASE {
-                tracing::warn!(task = %id, "the lease of a task could not be renewed; another node may have it");
+            if job.held.stage == Stage::Works && job.renewed_at.elapsed() >= LET_GO_AFTER {
+                tracing::warn!(task = %id, "the lease of a task could not be renewed; another node will have it");
                 job.gone.cancel();
                 job.held.stage = Stage::LetGo;
             }
         }
+    }
+
+    /// Renews the leases, if there are any.
+    fn tell(&mut self) {
         let working = self.jobs.iter().filter(|(_, job)| job.held.stage == Stage::Works);
         let tasks: Vec<TaskTold> =
             working.map(|(id, job)| desk::told(*id, job.held.attempt, &job.steps.borrow())).collect();
@@ -229,23 +263,20 @@ struct Course {
 impl Course {
     /// Has it done and tells how it ended; the revision from which on that is on record, if it is.
     async fn run(self) -> Option<u64> {
-        let answer = self.answer().await;
-        // Whatever a node that stops makes of its work: another one goes on with it.
-        if self.stop.is_cancelled() {
-            return None;
-        }
-        let cancel_asked = self.task.cancel_asked || self.cancelled.is_cancelled();
-        let outcome = desk::outcome(answer, cancel_asked)?;
+        let outcome = self.outcome().await?;
         let (node, id, attempt) = (self.record.node(), self.task.id, self.task.attempt);
         let mut command = Command::EndTask { node, id, attempt, outcome };
         loop {
             match self.record.tell(command.clone()).await {
-                Ok(committed) => {
-                    if let Answer::Refused(refusal) = committed.answer {
+                Ok(Committed { answer: Answer::Refused(refusal), revision, .. }) => {
+                    if matches!(refusal, Refusal::TaskMoved(_) | Refusal::TaskNotFound(_)) {
                         tracing::info!(task = %id, %refusal, "a task that ended here is somebody else's by now");
+                        return Some(revision);
                     }
-                    return Some(committed.revision);
+                    tracing::warn!(task = %id, %refusal, "the end of a task is not taken");
+                    return None;
                 }
+                Ok(committed) => return Some(committed.revision),
                 Err(ProposeError::Refused(refusal)) => {
                     tracing::warn!(task = %id, %refusal, "the end of a task is not taken");
                     return None;
@@ -255,9 +286,29 @@ impl Course {
                 }
                 Err(error) => {
                     tracing::debug!(task = %id, code = %error.code(), %error, "tell how a task ended; tried again");
-                    sleep(END_AGAIN_AFTER).await;
+                    sleep(TELL_AGAIN_AFTER).await;
                 }
             }
+        }
+    }
+
+    /// Has it done until it ends; `None`: it does not end here, because this node stops.
+    async fn outcome(&self) -> Option<TaskOutcome> {
+        loop {
+            let answer = self.answer().await;
+            // Whatever a node that stops makes of its work: another one goes on with it.
+            if self.stop.is_cancelled() {
+                return None;
+            }
+            if let Err(error) = &answer {
+                tracing::debug!(task = %self.task.id, code = %error.code, %error, "work at a task failed");
+            }
+            let cancel_asked = self.task.cancel_asked || self.cancelled.is_cancelled();
+            let outcome = desk::outcome(answer, self.task.repeatable, cancel_asked);
+            if outcome.is_some() {
+                return outcome;
+            }
+            sleep(WORK_AGAIN_AFTER).await;
         }
     }
 

@@ -1,7 +1,8 @@
 //! The administrator's changes, for who asks in other words than gRPC's: the same guards, under the asker's own name.
 //!
 //! A change that carries a key has effect once, whichever node it is sent to and however often: key and effect are one
-//! entry of the log. So where an answer is lost such a change is sent again here; one without a key never is. What
+//! entry of the log. So where an answer is lost such a change is sent again here, and likewise one that names what it
+//! makes or ends, since the second of two that are the same does nothing; any other without a key never is. What
 //! certainly did not happen, since no leader was heard, is tried again either way, for a bounded time.
 
 use futures::stream::{BoxStream, StreamExt as _};
@@ -165,7 +166,7 @@ async fn committed(metadata: &metadata::Handle, by: &By, command: &Command) -> R
             Ok(committed) => return Ok(committed),
             Err(error) => error,
         };
-        let (is_again, error) = heard(last.take(), error, by.once.is_some());
+        let (is_again, error) = heard(last.take(), error, by.once.is_some() || is_once(command));
         if !is_again {
             return Err(error);
         }
@@ -176,19 +177,25 @@ async fn committed(metadata: &metadata::Handle, by: &By, command: &Command) -> R
 
 /// Whether the change is sent again after this error, and which error counts: what may have happened once may have
 /// happened, whatever is heard later.
-fn heard(before: Option<ProposeError>, error: ProposeError, is_keyed: bool) -> (bool, ProposeError) {
+fn heard(before: Option<ProposeError>, error: ProposeError, is_once: bool) -> (bool, ProposeError) {
     let is_again = match &error {
         ProposeError::NoQuorum(_) => true,
-        ProposeError::OutcomeUnknown(_) => is_keyed,
+        ProposeError::OutcomeUnknown(_) => is_once,
         _ => false,
     };
     let unknown = before.filter(|before| matches!(before, ProposeError::OutcomeUnknown(_)));
     (is_again, unknown.unwrap_or(error))
 }
 
+/// Whether it has effect once also without a key: the id of a task is drawn before it is opened, and a task that was
+/// told to end is not told again.
+const fn is_once(command: &Command) -> bool {
+    matches!(command, Command::OpenTask { .. } | Command::CancelTask { .. })
+}
+
 #[cfg(test)]
 mod tests {
-    use ollamax_types::ErrorCode;
+    use ollamax_types::{ErrorCode, TaskId};
 
     use super::*;
 
@@ -207,5 +214,21 @@ mod tests {
         check(Some(none()), ProposeError::Overloaded, true, (false, ErrorCode::Overloaded));
         check(Some(unknown()), none(), true, (true, ErrorCode::OutcomeUnknown));
         check(Some(unknown()), ProposeError::Overloaded, true, (false, ErrorCode::OutcomeUnknown));
+    }
+
+    #[test]
+    fn a_task_is_opened_and_told_to_end_once_without_a_key_too_and_nothing_else_is() {
+        let id = TaskId([7; 16]);
+        let open = Command::OpenTask {
+            id,
+            tool: "pull_model".to_owned(),
+            arguments_json: "{}".to_owned(),
+            subject: "uid/7".to_owned(),
+            priority: 5,
+            repeatable: true,
+            needs_approval: false,
+        };
+        assert!(is_once(&open) && is_once(&Command::CancelTask { id }));
+        assert!(!is_once(&Command::RetryTask { id }) && !is_once(&Command::Expire));
     }
 }

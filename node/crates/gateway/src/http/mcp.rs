@@ -118,8 +118,10 @@ pub(crate) async fn answer(door: &OpenDoor, service: &Service, request: Request)
 /// Lets the protocol answer a message.
 async fn hand_over(tools: &Toolbox, service: &Service, admitted: Admitted) -> Response<Body> {
     let Admitted { mut head, bytes, is_json, _held } = admitted;
-    let caller = head.extensions.get::<Caller>();
-    let watched = caller.map(|caller| Watched::of(tools, caller, &bytes)).unwrap_or_default();
+    let watched = match head.extensions.get::<Caller>() {
+        Some(caller) => Watched::of(tools, caller, &bytes).await,
+        None => Watched::default(),
+    };
     head.extensions.insert(watched.clone());
     let response = service.handle(axum::http::Request::from_parts(head, Full::new(bytes))).await;
     if is_json && response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {

@@ -48,7 +48,11 @@ pub(crate) async fn show(
     Path(id): Path<String>,
     request: Request,
 ) -> Response<Body> {
-    let found = who(&door, request).and_then(|caller| door.parts.tools.task(&caller, &id).map_err(refused));
+    let caller = match who(&door, request) {
+        Ok(caller) => caller,
+        Err(error) => return answered(Err(error)),
+    };
+    let found = door.parts.tools.find_task(&caller, &id).await.map_err(refused);
     answered(found.map(|task| one(&task)))
 }
 

@@ -58,31 +58,29 @@ impl Toolbox {
         self.tasks.as_ref()?.changes()
     }
 
-    /// A task.
+    /// A task, as this node shows it.
     ///
     /// # Errors
     /// When there is none of this id that the caller may see, or the state cannot be read.
     pub(crate) fn task(&self, caller: &Caller, id: &str) -> Result<TaskView, ToolError> {
-        match self.port(id)?.task(id) {
+        Self::seen(caller, id, self.port(id)?.task(id))
+    }
+
+    /// A task, also where this node does not show it yet, since another one may have begun it just now.
+    ///
+    /// # Errors
+    /// As [`Self::task`], and when no leader is heard of a task that this node does not show.
+    pub(crate) async fn find_task(&self, caller: &Caller, id: &str) -> Result<TaskView, ToolError> {
+        let found = self.port(id)?.find(id).await;
+        Self::seen(caller, id, found)
+    }
+
+    fn seen(caller: &Caller, id: &str, found: Result<TaskView, ToolError>) -> Result<TaskView, ToolError> {
+        match found {
             Ok(task) if task.is_seen_by(&caller.principal) => Ok(told(task)),
             Ok(_) => Err(unknown(id)),
             Err(error) if error.code.class() == ErrorClass::NotFound => Err(unknown(id)),
             Err(error) => Err(error),
-        }
-    }
-
-    /// As [`Self::task`]. A task that this node does not show, since it was begun at another one a moment ago, is found
-    /// when this node has caught up.
-    ///
-    /// # Errors
-    /// As [`Self::task`], and when nobody can say whether there is one.
-    pub(crate) async fn find_task(&self, caller: &Caller, id: &str) -> Result<TaskView, ToolError> {
-        match self.task(caller, id) {
-            Err(error) if error.code == ErrorCode::TaskNotFound && id.parse::<TaskId>().is_ok() => {
-                self.port(id)?.catch_up().await?;
-                self.task(caller, id)
-            }
-            found => found,
         }
     }
 
@@ -239,6 +237,7 @@ fn next_of_an_administrator(id: &str, wish: Wish) -> String {
 #[cfg(test)]
 mod tests {
     use ollamax_tools::Principal;
+    use ollamax_tools::mem::MemTasks;
 
     use super::*;
 
@@ -259,6 +258,20 @@ mod tests {
         check("waiting", "m goes from n2", "m goes from n2; waits for approval: ollamax approve task_1");
         check("queued", "", "");
         check("working", "half", "half");
+    }
+
+    #[tokio::test]
+    async fn a_task_that_another_node_has_begun_just_now_is_found() {
+        let (tasks, own) = (MemTasks::default(), caller(Principal::of_socket(0)));
+        tasks.set("task_1", |task| task.status = "queued".to_owned());
+        tasks.hide("task_1");
+        let toolbox = Toolbox { tasks: Some(Arc::new(tasks.clone())), ..Toolbox::default() };
+        assert!(toolbox.task(&own, "task_1").is_err());
+        assert_eq!(toolbox.find_task(&own, "task_1").await.expect("found").id, "task_1");
+        tasks.hide("task_1");
+        assert_eq!(toolbox.cancel_task(&own, "task_1").await.expect("found").status, "cancelled");
+        let none = toolbox.find_task(&own, "task_2").await.expect_err("none");
+        assert_eq!(none.code, ErrorCode::TaskNotFound);
     }
 
     #[test]

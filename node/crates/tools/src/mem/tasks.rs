@@ -1,6 +1,6 @@
 //! Tasks in memory. Nobody works at them: a test says what they come to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -28,6 +28,10 @@ struct Kept {
     asked: BTreeMap<String, NewTask>,
     /// It shows no task until it has caught up.
     is_behind: bool,
+    /// How often a task was looked at.
+    looks: usize,
+    /// On record, and not shown here yet.
+    late: BTreeSet<String>,
 }
 
 // === impl MemTasks ===
@@ -51,10 +55,21 @@ impl MemTasks {
         self.kept().is_behind = true;
     }
 
+    /// Has a task that is on record be one that this node does not show yet.
+    pub fn hide(&self, id: &str) {
+        self.kept().late.insert(id.to_owned());
+    }
+
     /// What was asked for with a task.
     #[must_use]
     pub fn asked(&self, id: &str) -> Option<NewTask> {
         self.kept().asked.get(id).cloned()
+    }
+
+    /// How often a task was looked at.
+    #[must_use]
+    pub fn looks(&self) -> usize {
+        self.kept().looks
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -119,8 +134,7 @@ impl Kept {
     }
 
     fn find(&self, id: &str) -> Result<TaskView, ToolError> {
-        let missing = || ToolError::new(ErrorCode::TaskNotFound, format!("there is no task {id:?}"), "list_tasks");
-        self.tasks.get(id).cloned().ok_or_else(missing)
+        self.tasks.get(id).cloned().ok_or_else(|| missing(id))
     }
 }
 
@@ -132,8 +146,17 @@ impl Tasks for MemTasks {
     }
 
     fn task(&self, id: &str) -> Result<TaskView, ToolError> {
-        let kept = self.kept();
-        if kept.is_behind { Kept::default().find(id) } else { kept.find(id) }
+        let mut kept = self.kept();
+        kept.looks += 1;
+        if kept.is_behind || kept.late.contains(id) { Err(missing(id)) } else { kept.find(id) }
+    }
+
+    fn find(&self, id: &str) -> Answer<TaskView> {
+        let mut kept = self.kept();
+        kept.is_behind = false;
+        kept.late.remove(id);
+        drop(kept);
+        ready(self.task(id)).boxed()
     }
 
     fn tasks(&self) -> Result<Vec<TaskView>, ToolError> {
@@ -183,6 +206,10 @@ impl Tasks for MemTasks {
     fn changes(&self) -> Option<watch::Receiver<u64>> {
         Some(self.changes.subscribe())
     }
+}
+
+fn missing(id: &str) -> ToolError {
+    ToolError::new(ErrorCode::TaskNotFound, format!("there is no task {id:?}"), "list_tasks")
 }
 
 fn not_so(task: &TaskView, problem: &str) -> ToolError {

@@ -1,6 +1,6 @@
 //! What a node does with the tasks that it is given, on a paused clock, over a record and a bench in memory.
 
-use std::future::pending;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
 
@@ -136,6 +136,60 @@ async fn a_node_that_cannot_tell_lets_go_and_begins_again_only_in_another_attemp
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_cannot_be_told_is_let_go_before_its_lease_on_record_is_over() {
+    let (record, bench) = (MemRecord::new(OWN.0), endless());
+    let was_let_go = async |seen_late: Duration| {
+        record.cut_off(true);
+        record.set_log_time(Timestamp(10_000));
+        let given_at = Timestamp(10_000 - u64::try_from(seen_late.as_millis()).expect("a little"));
+        record.put(Task { updated_at: given_at, ..given(1, 1) });
+        beside(&record, &bench, async {
+            sleep(TASK_LEASE.saturating_sub(seen_late + 2 * SECOND)).await;
+            assert_eq!(bench.counts().1, 1, "{seen_late:?}");
+            sleep(SECOND + SECOND / 2).await;
+            assert_eq!(bench.counts().1, 0, "{seen_late:?}");
+        })
+        .await;
+    };
+    was_let_go(Duration::ZERO).await;
+    was_let_go(3 * SECOND).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_in_the_way_and_passes_costs_no_task_its_attempt() {
+    let (record, times) = (MemRecord::new(OWN.0), Arc::new(AtomicUsize::new(0)));
+    let bench = bench({
+        let times = Arc::clone(&times);
+        move |work: Work| {
+            let time = times.fetch_add(1, Ordering::SeqCst);
+            let passing = [ErrorCode::NoQuorum, ErrorCode::OutcomeUnknown, ErrorCode::Draining];
+            async move {
+                assert_eq!(work.attempt, 1);
+                passing.get(time).map_or(Ok(json!("done")), |code| Err(ToolError::new(*code, "not now", "")))
+            }
+        }
+    });
+    record.put(given(1, 1));
+    beside(&record, &bench, sleep(5 * SECOND)).await;
+    assert!(is_completed(&record, 1));
+    assert_eq!((bench.counts(), record.counts().1), ((4, 0), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_is_refused_is_no_reason_to_begin_again() {
+    let (record, bench) = (MemRecord::new(OWN.0), bench(|_| async { Ok(json!("done")) }));
+    record.refuse_ends();
+    record.put(given(1, 1));
+    beside(&record, &bench, async {
+        sleep(SECOND).await;
+        record.put(task(2));
+        sleep(SECOND).await;
+    })
+    .await;
+    assert_eq!(bench.counts(), (1, 0), "once in each attempt");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_end_is_told_until_it_is_taken() {
     let (record, bench) = (MemRecord::new(OWN.0), bench(|_| async { Ok(json!("done")) }));
     record.cut_off(true);
@@ -172,9 +226,4 @@ async fn a_node_that_stops_ends_nothing() {
     record.put(given(1, 1));
     beside(&record, &bench, sleep(SECOND)).await;
     assert_eq!((bench.counts(), record.counts().1), ((1, 0), 0), "the work is broken off, and the lease runs out");
-    let (record, stops) = (MemRecord::new(OWN.0), ErrorCode::Draining);
-    let bench = MemBench::new(move |_| async move { Err(ToolError::new(stops, "stops", "")) });
-    record.put(given(1, 1));
-    beside(&record, &Arc::new(bench), sleep(SECOND)).await;
-    assert_eq!(record.counts().1, 0, "nor what failed because it stops");
 }

@@ -51,10 +51,14 @@ pub(super) struct Watched(Vec<String>);
 
 impl Watched {
     /// Reads them from a message.
-    pub(super) fn of(tools: &Toolbox, caller: &Caller, message: &[u8]) -> Self {
-        let mut ids = asked(message);
-        ids.retain(|id| tools.task(caller, id).is_ok());
-        Self(ids)
+    pub(super) async fn of(tools: &Toolbox, caller: &Caller, message: &[u8]) -> Self {
+        let mut found = Vec::new();
+        for id in asked(message) {
+            if tools.find_task(caller, &id).await.is_ok() {
+                found.push(id);
+            }
+        }
+        Self(found)
     }
 
     /// Names them in the acknowledgement, which is the first thing that a stream says.

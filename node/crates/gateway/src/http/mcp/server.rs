@@ -213,8 +213,7 @@ impl ServerHandler for Server {
         context: RequestContext<RoleServer>,
     ) -> Result<GetTaskResult, ErrorData> {
         let (caller, client) = (caller_of(&context)?, Client::of(&context));
-        let found = self.tools.find_task(&caller, &request.task_id).await;
-        let task = found.map_err(|error| tasks::refused(&error))?;
+        let task = self.tools.find_task(&caller, &request.task_id).await.map_err(|error| tasks::refused(&error))?;
         Ok(GetTaskResult::new(tasks::detailed(self.tools.catalogue(), &task, client)))
     }
 
@@ -224,8 +223,7 @@ impl ServerHandler for Server {
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
         let caller = caller_of(&context)?;
-        let found = self.tools.find_task(&caller, &request.task_id).await;
-        let task = found.map_err(|error| tasks::refused(&error))?;
+        let task = self.tools.find_task(&caller, &request.task_id).await.map_err(|error| tasks::refused(&error))?;
         let Some(yes) = tasks::decision(&task, &request.input_responses)? else { return Ok(()) };
         match self.tools.decide_task(&caller, &task.id, yes).await {
             Ok(_) => Ok(()),
