@@ -273,8 +273,8 @@ mod tests {
         let long = Task { arguments_json: "ä".repeat(400), ..task(TaskState::Waiting) };
         let text = view(long, &|_| String::new()).text;
         assert!(text.len() <= TASK_TEXT_BYTES_MAX, "{text}");
-        let (shown, more) = text.split_once(" ... and ").expect("it is told that it is cut");
-        assert_eq!(more, format!("{} bytes more", "pull_model ".len() + 800 - shown.len()));
+        let (kept, more) = text.split_once(" ... and ").expect("it is told that it is cut");
+        assert_eq!(more, format!("{} bytes more", "pull_model ".len() + 800 - kept.len()));
         let completed = shown(TaskState::Completed { result_json: r#"["a"]"#.to_owned() });
         assert_eq!((completed.result, completed.node), (Some(json!(["a"])), None));
         let (text, next) = ("full".to_owned(), "free some".to_owned());

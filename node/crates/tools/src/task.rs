@@ -109,7 +109,8 @@ mod tests {
     async fn a_busy_cluster_costs_whoever_waits_no_more_than_a_look_in_a_while() {
         let tasks = MemTasks::default();
         let task = opened(&tasks).await;
-        let waiting = wait(&tasks, task.clone(), &Progress::nobody(), Duration::from_secs(45));
+        let nobody = Progress::nobody();
+        let waiting = wait(&tasks, task.clone(), &nobody, Duration::from_secs(45));
         let busy = async {
             for _ in 0..1_000 {
                 tasks.set("task_other", |task| task.done += 1);

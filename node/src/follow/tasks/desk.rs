@@ -86,7 +86,7 @@ impl Look<'_> {
     /// What was given to this node in an earlier life may be half done: where that matters, nobody begins it again, and
     /// it ends with its lease.
     fn may_begin(&self, task: &Task) -> bool {
-        task.repeatable || task.updated_at >= self.since
+        task.repeatable || task.begun_at >= self.since
     }
 }
 
@@ -215,7 +215,13 @@ mod tests {
 
     #[test]
     fn what_may_be_half_done_since_an_earlier_life_is_not_begun() {
-        let once = |updated_at: u64| Task { repeatable: false, updated_at: Timestamp(updated_at), ..working(1, 2, 1) };
+        let told_at = Timestamp(500);
+        let once = |begun_at: u64| Task {
+            repeatable: false,
+            begun_at: Timestamp(begun_at),
+            updated_at: told_at,
+            ..working(1, 2, 1)
+        };
         assert!(deeds(&[once(99)], &[]).is_empty());
         assert_eq!(deeds(&[once(100)], &[]), ["begin 1"]);
     }

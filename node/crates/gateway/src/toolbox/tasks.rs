@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use ollamax_tools::views::TaskView;
 use ollamax_tools::{Caller, Permission, Progress, TASK_WAIT_MAX, Tasks, ToolError};
-use ollamax_types::{ErrorClass, ErrorCode, TaskId};
+use ollamax_types::{ErrorClass, ErrorCode};
 
 use super::Toolbox;
 
