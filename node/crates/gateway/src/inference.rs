@@ -1,8 +1,9 @@
 //! What tools ask models through: the clients' door itself, in process, as a request of this machine.
 //!
 //! Always: a tool's question goes the way of a client's, with the same limits, the same choice of a node and the same
-//! refusals. It is the call of a tool in the metrics and in the log, and no request of its own there. The answer is streamed inside, so that how far it is can be told, and put together at its end. Before the
-//! door is open, and when it has closed, the answer says so.
+//! refusals. It is the call of a tool in the metrics and in the log, and no request of its own there. The answer is
+//! streamed inside, so that how far it is can be told, and put together at its end. Before the door is open, and when
+//! it has closed, the answer says so.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

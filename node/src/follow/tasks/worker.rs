@@ -162,7 +162,8 @@ impl Worker {
         let (id, number) = (task.id, self.begun);
         self.begun += 1;
         let held = Held { attempt: task.attempt, stage: Stage::Works };
-        // Its lease runs since it was given, however late that is seen here; a clock that is ahead may take little of it.
+        // Its lease runs since it was given, however late that is seen here; a clock that is ahead may take little of
+        // it.
         let age = Duration::from_millis(self.record.log_time().0.saturating_sub(task.updated_at.0));
         let age = age.min(TASK_LEASE / TELLS_IN_A_LEASE);
         let renewed_at = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);

@@ -453,8 +453,8 @@ pub struct Counts {
     pub tasks: u64,
     /// Answers to requests with a key.
     pub once: u64,
-    /// Index of the entry that changed a task last; 0: none did. Whoever has looked at the tasks of a later state need not
-    /// look again.
+    /// Index of the entry that changed a task last; 0: none did. Whoever has looked at the tasks of a later state need
+    /// not look again.
     pub tasks_changed_at: u64,
 }
 

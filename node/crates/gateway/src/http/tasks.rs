@@ -1,7 +1,7 @@
 //! The tasks of tools over plain HTTP: `GET /tasks` shows them, `GET /tasks/ID` one, `POST /tasks/ID/cancel` ends it.
 //!
-//! Handlers only translate. Results are in no list. A caller sees the tasks that it began; who may call at all is decided as for
-//! [`super::tools`].
+//! Handlers only translate. Results are in no list. A caller sees the tasks that it began; who may call at all is
+//! decided as for [`super::tools`].
 
 use std::sync::Arc;
 

@@ -181,7 +181,8 @@ fn sums_that_do_not_fit_what_they_are_about_are_told() {
     let usage = Usage { keys: 1, bytes: 9, bytes_max: 100 };
     let lease = Lease { ttl_ms: 1_000, ends_at: Timestamp(9), values: 2, due_at: None };
     let (namespace, key) = (String::new(), "user/k".to_owned());
-    let counts = Counts { sessions: 1, leases: 1, wishes: 2, blobs: 3, models: 0, tasks: 4, once: 5 };
+    let counts =
+        Counts { sessions: 1, leases: 1, wishes: 2, blobs: 3, models: 0, tasks: 4, once: 5, tasks_changed_at: 0 };
     let mutations = vec![
         Mutation::Put(Key::Value(namespace.clone(), key.clone()), Record::Value(value)),
         Mutation::Put(Key::Usage(namespace.clone(), "user/".to_owned()), Record::Usage(usage)),

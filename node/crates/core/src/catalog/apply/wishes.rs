@@ -404,8 +404,8 @@ fn check_some(nodes: usize) -> Result<(), Stop> {
     }
 }
 
-/// How long a round goes on for receivers alone. A new one that has its plan from the start costs them no place, so that
-/// it asks the registry soon; of a pinned model there is nothing to ask.
+/// How long a round goes on for receivers alone. A new one that has its plan from the start costs them no place, so
+/// that it asks the registry soon; of a pinned model there is nothing to ask.
 fn kept_for(asked: Asked<'_>, anew: &Wish, pinned: Option<Digest>) -> Duration {
     let is_soon = asked.unsaid && pinned.is_none() && anew.plan.is_some();
     if is_soon { ROUND_KEPT_UNSAID_FOR } else { ROUND_KEPT_FOR }

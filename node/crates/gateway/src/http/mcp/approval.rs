@@ -2,8 +2,8 @@
 //! asked in the answer to one request, answered in the next one, at whichever node.
 //!
 //! Always: nothing is on record before there is an answer; a state counts for its caller, tool and arguments alone, and
-//! its answer once, whoever brings it again, and wherever: what it came to is one task, whose id comes of the state. Who
-//! says no, or nothing, has said no. Where the cluster has no keys yet, the call goes as one without a user to ask.
+//! its answer once, whoever brings it again, and wherever: what it came to is one task, whose id comes of the state.
+//! Who says no, or nothing, has said no. Where the cluster has no keys yet, the call goes as one without a user to ask.
 
 use rmcp::ErrorData;
 use rmcp::model::{CallToolResponse, InputRequiredResult, InputResponses};
