@@ -364,6 +364,8 @@ async fn what_the_runtime_says_of_a_new_model_decides_how_a_pull_ends() {
     world.runtime.set_listing(Some(Listing::Down));
     let error = node.pull(&three.name).await.expect_err("nobody starts it");
     assert_eq!(error, PullError::RuntimeDown { name: three.name.clone() });
+    let told = node.handle.watch(&three.name).expect("it was pulled").now();
+    assert_eq!(told.stage, Stage::Failed(error), "that it lies in the store is no copy");
     world.check_published(&three);
     // It is listed for an hour, for whoever did not wait.
     sleep(Duration::from_secs(3_600)).await;
