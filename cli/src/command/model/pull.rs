@@ -26,6 +26,8 @@ use crate::{output, text};
 const ROWS_MAX: usize = 24;
 /// A row: the node, its bar, how much it has, and what it does.
 const ROW: &str = "{prefix:<12} {bar:24} {percent:>3} % of {total_bytes} {msg}";
+/// Of a model that is in the store, where the runtime is down.
+const RUNTIME_WAIT: &str = "waits for the runtime";
 
 /// What each node said last, by its id.
 pub(super) type Seen = BTreeMap<u64, PullProgress>;
@@ -337,6 +339,7 @@ fn note(pull: &PullProgress) -> String {
 fn lacking(pull: &PullProgress) -> String {
     match pull.wait() {
         Wait::Store => format!("waits for the model store: {}", pull.wait_reason),
+        Wait::Runtime => RUNTIME_WAIT.to_owned(),
         Wait::Unspecified | Wait::FirstCopy | Wait::Quorum | Wait::Window => String::new(),
     }
 }
@@ -376,6 +379,7 @@ fn step(progress: &PullProgress) -> String {
         Wait::FirstCopy => what + " for the first copy",
         Wait::Quorum => what + " for a quorum",
         Wait::Store => what + " for the model store",
+        Wait::Runtime => RUNTIME_WAIT.to_owned(),
         Wait::Window => match progress.wait_until_minute {
             Some(minute) => format!("{what} until {:02}:{:02}", minute / 60, minute % 60),
             None => what + " for a limit that is off",
@@ -635,6 +639,9 @@ mod tests {
         waiting.wait_reason = "none at /models".to_owned();
         assert_eq!(doing(&waiting), "waiting for the model store, none at /models");
         assert_eq!(note(&waiting), "waits for the model store: none at /models");
+        let mut settling = pull(Stage::Settling);
+        settling.set_wait(Wait::Runtime);
+        assert_eq!((doing(&settling), note(&settling)), (RUNTIME_WAIT.to_owned(), RUNTIME_WAIT.to_owned()));
     }
 
     #[test]

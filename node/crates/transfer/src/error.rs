@@ -103,6 +103,12 @@ pub enum PullError {
         /// Which model.
         name: ModelName,
     },
+    /// It is there, and the runtime is down.
+    #[error("{name} is in the store, and the runtime is down; it lists the model when it is up again")]
+    RuntimeDown {
+        /// Which model.
+        name: ModelName,
+    },
     /// Somebody else gave the name another version while this pull was cut off.
     #[error("another version of {name} was put into the store meanwhile; it stays")]
     Overtaken {
@@ -208,7 +214,7 @@ impl PullError {
             Self::Digest { .. } => ErrorCode::DigestMismatch,
             Self::NoRoom { .. } | Self::DiskFull { .. } => ErrorCode::DiskFull,
             Self::NotWritable { .. } => ErrorCode::StoreNotWritable,
-            Self::NoStore(_) => ErrorCode::RuntimeUnavailable,
+            Self::NoStore(_) | Self::RuntimeDown { .. } => ErrorCode::RuntimeUnavailable,
             Self::Disk(_) | Self::DamagedManifest { .. } => ErrorCode::StorageFailed,
             Self::Cancelled | Self::Overtaken { .. } => ErrorCode::PullCancelled,
             Self::Stopping => ErrorCode::Draining,
@@ -370,6 +376,8 @@ mod tests {
         let name: ModelName = "llama3.2".parse().expect("a name");
         let text = "llama3.2:latest is in the store, but the runtime does not list it";
         check(PullError::NotListed { name: name.clone() }, ErrorCode::RuntimeFailed, text);
+        let text = "llama3.2:latest is in the store, and the runtime is down; it lists the model when it is up again";
+        check(PullError::RuntimeDown { name: name.clone() }, ErrorCode::RuntimeUnavailable, text);
         let refused = PullError::NotWritable {
             place: "/m".to_owned(),
             reason: "/m/blobs cannot be written by ollamax".to_owned(),

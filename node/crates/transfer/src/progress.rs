@@ -41,7 +41,7 @@ pub struct PullProgress {
     pub node: NodeId,
     /// What is being done.
     pub stage: Stage,
-    /// What it waits for, where it waits for other nodes, for a time of the week or for a store.
+    /// What it waits for, where it waits for other nodes, a time of the week, a store or a runtime.
     pub wait: Option<Wait>,
     /// Which version of the model; `None` while it is not known.
     pub digest: Option<Digest>,
@@ -126,6 +126,8 @@ pub enum Wait {
         /// Why, for people.
         reason: String,
     },
+    /// It is in the store, and the runtime, which is down, does not list it yet.
+    Runtime,
 }
 
 /// A pull that somebody watches. Dropping it ends the watching, not the pull.
@@ -260,6 +262,7 @@ impl fmt::Display for Wait {
             }
             Self::Window { until_minute: None } => f.write_str("waiting for a limit that is off"),
             Self::Store { reason } => write!(f, "waiting for the model store: {reason}"),
+            Self::Runtime => f.write_str("waiting for the runtime"),
         }
     }
 }
@@ -357,6 +360,11 @@ impl Board {
     /// It waits for something that it can name.
     pub(crate) fn wait_for(&self, wait: Wait) {
         self.enter(Stage::Waiting, Some(wait));
+    }
+
+    /// It is in the store, and the runtime is down.
+    pub(crate) fn settle_later(&self) {
+        self.enter(Stage::Settling, Some(Wait::Runtime));
     }
 
     /// The time of the week is there, if it was that for which it waited.

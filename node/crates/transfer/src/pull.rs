@@ -73,6 +73,8 @@ const PRUNED_ROUNDS_MAX: u32 = 3;
 const SEEK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a store is asked for that is not there, for a wish.
 const SEEKS_MAX: u32 = 60;
+/// How often a runtime that is down is asked whether it lists a model.
+const LISTING_INTERVAL: Duration = Duration::from_millis(250);
 /// Most pulls for wishes that ask a registry for a manifest at once.
 pub(crate) const ASKING_MAX: usize = 8;
 
@@ -581,16 +583,17 @@ impl Pull {
         means.runtime.look();
         let wait = Duration::from_millis(means.config.settle_ms);
         let settled = async {
-            let listed = pin!(timeout(wait, means.runtime.lists(name, digest)));
+            let listed = pin!(timeout(wait, self.listed(digest)));
             let known = means.runtime.known(name, digest).map(move |()| drop(aside)).boxed();
             let (listed, known) = match select(listed, known).await {
                 Either::Left((listed, known)) => (listed, Some(known)),
                 Either::Right(((), listed)) => (listed.await, None),
             };
             match listed {
-                Ok(Listing::Listed) => {}
-                // It lists it when it is up again.
-                Ok(Listing::Down) => return Ok(()),
+                Ok(()) => {}
+                Err(_) if means.runtime.lists(name, digest).now_or_never() == Some(Listing::Down) => {
+                    return Err(PullError::RuntimeDown { name: name.clone() });
+                }
                 Err(_) => return Err(PullError::NotListed { name: name.clone() }),
             }
             if let Some(known) = known
@@ -601,6 +604,14 @@ impl Pull {
             Ok(())
         };
         self.stop.run_until_cancelled(settled).await.unwrap_or(Err(PullError::Stopping))
+    }
+
+    /// Until the runtime lists this version. One that is down may be about to start.
+    async fn listed(&self, digest: Digest) {
+        while self.means.runtime.lists(&self.spec.name, digest).await == Listing::Down {
+            self.board.settle_later();
+            sleep(LISTING_INTERVAL).await;
+        }
     }
 }
 

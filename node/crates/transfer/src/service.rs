@@ -481,6 +481,8 @@ fn says_more(pull: &PullProgress, stored: Option<&Scanned>) -> bool {
     let is_stored = Some(stored.model.digest) == pull.digest;
     match pull.stage {
         Stage::Done => is_stored,
+        // It is in the store, and no copy that counts.
+        Stage::Failed(PullError::RuntimeDown { .. }) if is_stored => true,
         Stage::Failed(_) => !is_stored && pull.digest.is_some(),
         _ => true,
     }

@@ -314,7 +314,9 @@ impl Doer {
             self.insist(resolve, cancel).await?;
         }
         let published = until_state(board, |state| state.stage == Stage::Settling).await;
-        if matches!(published.stage, Stage::Failed(ref error) if !matches!(error, PullError::NotListed { .. })) {
+        let is_stored =
+            |error: &PullError| matches!(error, PullError::NotListed { .. } | PullError::RuntimeDown { .. });
+        if matches!(published.stage, Stage::Failed(ref error) if !is_stored(error)) {
             return Ok(());
         }
         let unbound = |blob: &BlobSpec| ledger.bound(blob.sha256).is_none();

@@ -113,6 +113,8 @@ async fn what_a_runtime_that_starts_removes_late_is_put_back() {
         sleep(Duration::from_millis(10)).await;
     }
     fs::remove_file(world.blob(model.weights.sha256)).expect("it is there");
+    until(&mut watch, |progress| progress.stage == Stage::Settling).await;
+    world.runtime.set_listing(Some(Listing::Listed));
     result(&mut watch).await.expect("it comes");
     assert_eq!(world.origin.sent(model.weights.sha256), chunks(1), "it is not fetched again");
     world.check_published(&model);

@@ -339,7 +339,11 @@ async fn what_the_runtime_says_of_a_new_model_decides_how_a_pull_ends() {
     let one = world.model("one", 30, 1_000);
     world.runtime.set_listing(Some(Listing::Down));
     world.runtime.set_known(false);
-    node.pull(&one.name).await.expect("it lists it when it is up again");
+    let mut watch = node.ask(&one.name).await.expect("it begins");
+    until(&mut watch, |progress| progress.wait == Some(Wait::Runtime)).await;
+    assert_eq!(watch.now().stage, Stage::Settling);
+    world.runtime.set_listing(Some(Listing::Listed));
+    result(&mut watch).await.expect("it was started meanwhile");
 
     let two = world.model("two", 31, 1_000);
     world.runtime.set_listing(None);
@@ -358,7 +362,11 @@ async fn what_the_runtime_says_of_a_new_model_decides_how_a_pull_ends() {
     let error = node.pull(&three.name).await.expect_err("it does not list it any more");
     assert_eq!(error, PullError::NotListed { name: three.name.clone() });
     world.runtime.set_listing(Some(Listing::Down));
-    node.pull(&three.name).await.expect("it lists it when it is up again");
+    let error = node.pull(&three.name).await.expect_err("nobody starts it");
+    assert_eq!(error, PullError::RuntimeDown { name: three.name.clone() });
+    let told = node.handle.watch(&three.name).expect("it was pulled").now();
+    assert_eq!(told.stage, Stage::Failed(error), "that it lies in the store is no copy");
+    world.check_published(&three);
     // It is listed for an hour, for whoever did not wait.
     sleep(Duration::from_secs(3_600)).await;
     assert_eq!(node.listed(), []);

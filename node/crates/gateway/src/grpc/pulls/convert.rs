@@ -51,7 +51,7 @@ pub fn to_wire(progress: &PullProgress, name_of: &dyn Fn(NodeId) -> String) -> v
     match &progress.wait {
         Some(Wait::Window { until_minute }) => message.wait_until_minute = until_minute.map(u32::from),
         Some(Wait::Store { reason }) => message.wait_reason.clone_from(reason),
-        Some(Wait::FirstCopy | Wait::Quorum) | None => {}
+        Some(Wait::FirstCopy | Wait::Quorum | Wait::Runtime) | None => {}
     }
     message
 }
@@ -90,6 +90,7 @@ const fn cause_of(wait: &Wait) -> Cause {
         Wait::Quorum => Cause::Quorum,
         Wait::Window { .. } => Cause::Window,
         Wait::Store { .. } => Cause::Store,
+        Wait::Runtime => Cause::Runtime,
     }
 }
 
@@ -104,6 +105,7 @@ fn wait_of(message: &v1::PullProgress) -> Option<Wait> {
             Some(Wait::Window { until_minute: minute.and_then(|minute| u16::try_from(minute).ok()) })
         }
         Cause::Store => Some(Wait::Store { reason: message.wait_reason.clone() }),
+        Cause::Runtime => Some(Wait::Runtime),
     }
 }
 
@@ -197,7 +199,7 @@ mod tests {
         }
         let window = |until_minute| Wait::Window { until_minute };
         let store = Wait::Store { reason: "none at /models".to_owned() };
-        for wait in [Wait::FirstCopy, Wait::Quorum, window(Some(1_439)), window(None), store] {
+        for wait in [Wait::FirstCopy, Wait::Quorum, window(Some(1_439)), window(None), store, Wait::Runtime] {
             let waiting = PullProgress { wait: Some(wait), ..progress(Waiting) };
             assert_eq!(from_wire(sent(&waiting)), Some(waiting));
         }
