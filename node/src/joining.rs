@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
+use tokio::time::sleep;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
@@ -29,7 +30,7 @@ use crate::follow::members::Addresses;
 
 mod way_in;
 
-use way_in::{Back, WayIn, way_in};
+use way_in::{Back, WayIn, is_worth_another, way_in};
 
 /// Most addresses that are tried.
 const SEEDS_MAX: usize = 64;
@@ -39,6 +40,10 @@ const GREETED_AT_ONCE: usize = 8;
 const GREET_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the member that was found may take for one step: to try this node's addresses, to admit it.
 const STEP_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often a libp2p connection to the member is made, where it is lost before the member comes back over it.
+const MEETINGS_MAX: u32 = 3;
+/// The time between two of them, in which this end hears that one was closed.
+const MEET_AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 /// Who wants to join, and how it can be reached.
 #[derive(Debug, Clone)]
@@ -127,8 +132,8 @@ impl Joiner {
         let Found { mut client, hello, proved } = found;
         self.check_clock(hello.wall_time_ms)?;
         check_release(self.release, hello.cluster_version)?;
-        let unmet = self.meet(&proved, &hello.p2p_addresses).await;
-        let (probes, WayIn { role, lane_only }) = self.reach_back(&mut client, &token.id.0, unmet).await?;
+        let member = (&proved, hello.p2p_addresses.as_slice());
+        let (probes, WayIn { role, lane_only }) = self.reach_back(&mut client, &token.id.0, member).await?;
         let request = v1::JoinClusterRequest {
             token_id: token.id.0.clone(),
             token_secret: token.secret.expose().to_owned(),
@@ -171,23 +176,32 @@ impl Joiner {
         Some(format!("{}: {problem} (is p2p open on the member?)", addresses.join(", ")))
     }
 
-    /// `unmet` is why no libp2p connection to the member came about, if none did.
+    /// How the member gets back to this node. A libp2p connection that this end takes for standing may be one that the
+    /// member has just closed, so another one is made before that counts.
     async fn reach_back(
         &self,
         client: &mut JoinClient<Channel>,
         token_id: &str,
-        unmet: Option<String>,
+        (member, addresses): (&PeerId, &[String]),
     ) -> Result<(Vec<Probe>, WayIn), AdminError> {
-        let request = v1::ReachBackRequest {
-            peer_addresses: self.addresses.peer.clone(),
-            token_id: token_id.to_owned(),
-            // What this end could not make is not waited for there.
-            lanes: self.lanes && unmet.is_none(),
-        };
-        let reply = in_time(client.reach_back(request)).await?;
-        let back = Back { lanes: self.lanes, unmet, port: self.net.local().peer_port };
-        let way = way_in(self.role, &reply, &back)?;
-        Ok((reply.probes, way))
+        let mut meetings = 0;
+        loop {
+            let unmet = self.meet(member, addresses).await;
+            meetings += 1;
+            let request = v1::ReachBackRequest {
+                peer_addresses: self.addresses.peer.clone(),
+                token_id: token_id.to_owned(),
+                // What this end could not make is not waited for there.
+                lanes: self.lanes && unmet.is_none(),
+            };
+            let reply = in_time(client.reach_back(request)).await?;
+            let back = Back { lanes: self.lanes, unmet, port: self.net.local().peer_port };
+            if meetings == MEETINGS_MAX || !is_worth_another(&reply, &back) {
+                let way = way_in(self.role, &reply, &back)?;
+                return Ok((reply.probes, way));
+            }
+            sleep(MEET_AGAIN_AFTER).await;
+        }
     }
 
     /// Where no member can dial this node, it has to know before its state has arrived where it finds their `p2p`

@@ -49,6 +49,14 @@ pub(super) fn way_in(asked: Option<Role>, reply: &ReachBackReply, back: &Back) -
     Ok(WayIn { role: Some(role), lane_only: true })
 }
 
+/// Whether nothing leads back to this node but a libp2p connection that the member does not have any more, or not yet,
+/// though this end had made one: another one is worth it.
+pub(super) fn is_worth_another(reply: &ReachBackReply, back: &Back) -> bool {
+    let is_dialled = reply.probes.iter().any(|probe| probe.reached);
+    let is_lost = reply.lane.as_ref().is_some_and(|lane| !lane.reached);
+    !is_dialled && is_lost && back.lanes && back.unmet.is_none()
+}
+
 fn no_vote(reply: &ReachBackReply, back: &Back) -> AdminError {
     AdminError::new(
         ErrorCode::PreconditionFailed,
@@ -109,6 +117,20 @@ mod tests {
                 assert_eq!(way, WayIn { role: asked, lane_only: false }, "{lane:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_connection_that_was_made_and_lost_is_made_again_and_nothing_else_is() {
+        let check = |dialled: Option<&str>, lane: Option<Option<&str>>, back: Back, expected: bool| {
+            assert_eq!(is_worth_another(&said(dialled, lane, Role::Voter), &back), expected, "{dialled:?} {lane:?}");
+        };
+        let (refused, lost) = (Some("refused"), Some(Some("no libp2p connection to it stands")));
+        check(refused, lost, back(), true);
+        check(None, lost, back(), false);
+        check(refused, Some(None), back(), false);
+        check(refused, None, back(), false);
+        check(refused, lost, Back { lanes: false, ..back() }, false);
+        check(refused, lost, Back { unmet: Some("nobody answers".to_owned()), ..back() }, false);
     }
 
     #[test]

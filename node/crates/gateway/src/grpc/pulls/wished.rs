@@ -21,7 +21,7 @@ use super::{PullStream, convert};
 use crate::grpc::daemon::AdminError;
 use crate::wishfile::places;
 
-/// Who does not wait for the end hears of a wish for so long, once it is planned, until somebody is on its way.
+/// Who does not wait for the end hears of a wish for so long, until somebody is on its way.
 pub(super) const ACCEPT_WAIT: Duration = Duration::from_secs(10);
 /// What is said of a node that has no part in the plan any more.
 const REPLACED: &str = "another node takes its place";
@@ -63,10 +63,14 @@ pub(super) fn told(looks: Looks, accept_by: Option<Instant>, name_of: NameOf, sa
 impl Telling {
     async fn step(mut self) -> Option<(Vec<Message>, Option<Self>)> {
         let is_planned = self.last.as_ref().is_some_and(|last| !last.copies.is_empty());
-        let next = match self.accept_by.filter(|_| is_planned) {
-            // It is on record, and whoever pulls has something else to do first.
-            Some(at) => timeout_at(at, self.looks.next()).await.ok()?,
+        let next = match self.accept_by {
             None => self.looks.next().await,
+            Some(at) => match timeout_at(at, self.looks.next()).await {
+                Ok(next) => next,
+                // It is on record, and whoever pulls has something else to do first.
+                Err(_) if is_planned => return None,
+                Err(_) => return Some((vec![Err(self.unplanned())], None)),
+            },
         };
         let Some(now) = next else {
             return Some((vec![Err(self.error("this node", &PullError::Stopping))], None));
@@ -135,6 +139,19 @@ impl Telling {
         let next =
             format!("ollamax model wishes; to have it so all the same: ollamax model pull {name} {words} --wait");
         Some(AdminError::new(ErrorCode::PreconditionFailed, what, why, next).into())
+    }
+
+    /// What is told of a wish that is on record, and that no node was given in all the time.
+    fn unplanned(&self) -> Status {
+        let name = self.last.as_ref().map_or_else(|| "the model".to_owned(), |last| last.name.to_string());
+        let why = "it is wanted, and comes as soon as a node can have it";
+        AdminError::new(
+            ErrorCode::PreconditionFailed,
+            format!("no node fetches {name} yet"),
+            why,
+            "ollamax model wishes, which says what is in the way",
+        )
+        .into()
     }
 
     fn message(&self, state: &PullProgress) -> v1::PullProgress {
@@ -293,11 +310,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_does_not_wait_is_let_go_when_it_takes_long_and_never_before_there_is_a_plan() {
+    async fn who_does_not_wait_is_let_go_when_it_takes_long_and_told_where_there_is_no_plan() {
         let looks = vec![look(&[], false), look(&[Some(Stage::Waiting)], false)];
         assert_eq!(said(looks, true, false).await, ["n1 WAITING"]);
-        let unplanned = said(vec![look(&[], false)], true, false);
-        assert!(tokio::time::timeout(10 * ACCEPT_WAIT, unplanned).await.is_err(), "nothing is promised yet");
+        let unplanned = said(vec![look(&[], false)], true, false).await;
+        assert_eq!(unplanned, ["precondition_failed no node fetches m:latest yet"]);
     }
 
     #[tokio::test(start_paused = true)]
