@@ -639,7 +639,7 @@ mod tests {
         waiting.wait_reason = "none at /models".to_owned();
         assert_eq!(doing(&waiting), "waiting for the model store, none at /models");
         assert_eq!(note(&waiting), "waits for the model store: none at /models");
-        let mut settling = pull(Stage::Settling);
+        let mut settling = PullProgress { sources: vec![source("here", 5)], ..pull(Stage::Settling) };
         settling.set_wait(Wait::Runtime);
         assert_eq!((doing(&settling), note(&settling)), (RUNTIME_WAIT.to_owned(), RUNTIME_WAIT.to_owned()));
     }
