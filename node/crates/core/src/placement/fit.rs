@@ -16,7 +16,7 @@ use crate::health::Health;
 pub enum Unfit {
     /// It holds no models.
     Gateway,
-    /// It is drained: it takes no requests.
+    /// It takes no requests: it is drained, or starts or stops.
     Drained,
     /// Its runtime does not answer.
     NoRuntime,
@@ -96,7 +96,7 @@ impl Unfit {
     pub fn of(&self, node: &str) -> String {
         match self {
             Self::Gateway => format!("{node} is a gateway"),
-            Self::Drained => format!("{node} is drained"),
+            Self::Drained => format!("{node} takes no requests: it is drained, or starts or stops just now"),
             Self::NoRuntime => format!("{node} has no runtime that answers"),
             Self::Dead => format!("{node} is not heard"),
             Self::NoRoom { needed_bytes, free_bytes } => {

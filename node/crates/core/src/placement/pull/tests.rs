@@ -368,7 +368,7 @@ fn what_people_are_told() {
     assert_eq!(no_room(123_456_789, 999), "n2: 123 MB needed, 999 B free");
     assert_eq!(no_room(2_000_000_000_000, 1_900), "n2: 2.0 TB needed, 1.9 kB free");
     assert_eq!(told(Unfit::Gateway), "n2 is a gateway");
-    assert_eq!(told(Unfit::Drained), "n2 is drained");
+    assert_eq!(told(Unfit::Drained), "n2 takes no requests: it is drained, or starts or stops just now");
     assert_eq!(told(Unfit::NoRuntime), "n2 has no runtime that answers");
     assert_eq!(told(Unfit::Dead), "n2 is not heard");
     assert_eq!(told(Unfit::Removed), "n2 is no member");

@@ -451,7 +451,7 @@ mod tests {
         check(&failed, [what, both], &format!("mend that and pull it again, {fewer}"));
         let both = "n3 is a gateway; n2 is being emptied";
         check(&[(3, Unfit::Gateway)], [what, both], &format!("mend that, {fewer}"));
-        let both = "n2 is drained; n3 is a gateway";
+        let both = "n2 takes no requests: it is drained, or starts or stops just now; n3 is a gateway";
         check(&[(2, Unfit::Drained), (3, Unfit::Gateway)], [what, both], &format!("mend that, {fewer}"));
     }
 
