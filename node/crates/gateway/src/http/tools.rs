@@ -27,9 +27,7 @@ pub(super) const RESPOND_ASYNC: &str = "respond-async";
 
 /// `GET /tools`
 pub(crate) async fn list(State(door): State<Arc<OpenDoor>>, request: Request) -> Response<Body> {
-    let host = edge::host_of(&request);
-    let (head, _) = request.into_parts();
-    let listed = caller_of(&door, &head, &host).map(|caller| {
+    let listed = who(&door, request).map(|caller| {
         let tools = door.parts.tools.catalogue().listed(&caller.principal);
         json!({"tools": tools.map(Tool::describe).collect::<Vec<_>>()})
     });
@@ -38,9 +36,7 @@ pub(crate) async fn list(State(door): State<Arc<OpenDoor>>, request: Request) ->
 
 /// `GET /openapi.json`
 pub(crate) async fn openapi(State(door): State<Arc<OpenDoor>>, request: Request) -> Response<Body> {
-    let host = edge::host_of(&request);
-    let (head, _) = request.into_parts();
-    answered(caller_of(&door, &head, &host).map(|caller| door.parts.tools.openapi(&caller.principal)))
+    answered(who(&door, request).map(|caller| door.parts.tools.openapi(&caller.principal)))
 }
 
 /// `POST /tools/{name}`
@@ -75,6 +71,13 @@ fn prefers_no_wait(headers: &HeaderMap) -> bool {
     let lines = headers.get_all(PREFER).into_iter().filter_map(|line| line.to_str().ok());
     let mut wishes = lines.flat_map(|line| line.split(',')).filter_map(|wish| wish.split(';').next());
     wishes.any(|wish| wish.trim().eq_ignore_ascii_case(RESPOND_ASYNC))
+}
+
+/// Who makes a request whose body does not matter.
+pub(super) fn who(door: &OpenDoor, request: Request) -> Result<Caller, ApiError> {
+    let host = edge::host_of(&request);
+    let (head, _) = request.into_parts();
+    caller_of(door, &head, &host)
 }
 
 /// Who calls, where that is a program of this machine and no page of elsewhere.
