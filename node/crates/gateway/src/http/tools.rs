@@ -10,7 +10,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::request::Parts as Head;
-use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderMap, Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use ollamax_tools::{CallError, Caller, Progress, Started, Tool, ToolError};
@@ -18,7 +18,7 @@ use ollamax_types::ErrorCode;
 
 use crate::error::{ApiError, Shape};
 use crate::http::mcp::{MESSAGE_BYTES_MAX, rules};
-use crate::http::{OpenDoor, body, edge, loopback, tasks};
+use crate::http::{OpenDoor, body, edge, json_text, loopback, tasks};
 
 /// In which header a caller says how it wants to be answered.
 const PREFER: &str = "prefer";
@@ -129,15 +129,13 @@ pub(super) fn answered(answer: Result<Value, ApiError>) -> Response<Body> {
 
 /// A value under a status.
 pub(super) fn told(status: StatusCode, value: &Value) -> Response<Body> {
-    let mut response = Response::new(Body::from(value.to_string()));
-    *response.status_mut() = status;
-    let json = HeaderValue::from_static("application/json; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
-    response
+    json_text(status, value.to_string())
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     #[test]
