@@ -248,3 +248,11 @@ pub(crate) fn plain(status: StatusCode, text: impl Into<Body>) -> Response<Body>
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
+
+/// An answer that is JSON.
+pub(crate) fn json_text(status: StatusCode, text: impl Into<Body>) -> Response<Body> {
+    let mut response = plain(status, text);
+    let json = header::HeaderValue::from_static("application/json; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}

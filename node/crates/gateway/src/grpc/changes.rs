@@ -18,6 +18,7 @@ use super::daemon::AdminError;
 use super::events::{event, lost};
 use super::pulls::{Pulls, parse};
 use super::registry::phasing;
+use super::tokens::shown_here;
 
 /// How often a change is sent, each time with the time that a change has: long enough for another leader.
 const ATTEMPTS_MAX: u32 = 3;
@@ -55,9 +56,7 @@ impl Admin {
         if let Answer::Refused(refusal) = committed.answer {
             return Err(refusal.into());
         }
-        if let Err(error) = metadata.reach(committed.revision).await {
-            tracing::debug!(%error, revision = committed.revision, "a change is not seen here yet");
-        }
+        shown_here(&metadata, committed.revision).await;
         Ok(())
     }
 

@@ -38,7 +38,7 @@ use super::pulls::Pulls;
 use crate::error::{ApiError, Shape};
 use crate::http::progress::{Line, SUCCESS, streamed, succeeded, text};
 use crate::http::request::{BodyError, Change, ChangeFields, read_change_fields};
-use crate::http::{NODE_HEADER, REQUEST_ID_HEADER, Stopping, body, plain};
+use crate::http::{NODE_HEADER, REQUEST_ID_HEADER, Stopping, body, json_text, plain};
 
 mod port;
 mod recipe;
@@ -177,9 +177,7 @@ async fn try_push(cluster: &dyn Cluster, request: Request) -> Reply {
 /// Who is signed in, which Ollama's own command asks before it pushes to Ollama's registry: nobody is here. The account
 /// that counts is that of the runtime that pushes, and that one says by itself where it is none.
 fn nobody() -> Response<Body> {
-    let mut response = Response::new(Body::from("{}"));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
-    response
+    json_text(StatusCode::OK, "{}")
 }
 
 async fn copy(State(cluster): State<Arc<dyn Cluster>>, request: Request) -> Response<Body> {

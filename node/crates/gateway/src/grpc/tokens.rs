@@ -46,9 +46,14 @@ impl Admin {
     /// that takes too long the change is done all the same.
     pub(super) async fn change_here(&self, request: RequestId, command: Command) -> Result<(), AdminError> {
         let committed = self.change(request, command).await?;
-        if let Err(error) = self.metadata()?.reach(committed.revision).await {
-            tracing::debug!(%error, revision = committed.revision, "a change is not seen here yet");
-        }
+        shown_here(&self.metadata()?, committed.revision).await;
         Ok(())
+    }
+}
+
+/// Waits a little until this node's own state shows a change.
+pub(super) async fn shown_here(metadata: &ollamax_metadata::Handle, revision: u64) {
+    if let Err(error) = metadata.reach(revision).await {
+        tracing::debug!(%error, revision, "a change is not seen here yet");
     }
 }

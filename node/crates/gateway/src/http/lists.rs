@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderValue, Response, header};
+use axum::http::{Response, StatusCode};
 use jiff::Timestamp as Moment;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -18,7 +18,7 @@ use ollamax_scheduler as scheduler;
 use ollamax_types::{Api, ErrorCode, ModelName, NodeId, Residency, RuntimeState, Timestamp};
 
 use crate::error::{ApiError, Shape};
-use crate::http::OpenDoor;
+use crate::http::{OpenDoor, json_text};
 
 #[derive(Serialize)]
 struct Tags {
@@ -116,10 +116,7 @@ fn answer<T: Serialize>(shape: Shape, found: Result<T, ApiError>) -> Response<Bo
         }
     };
     let text = serde_json::to_string(&found).expect("rows of texts and numbers always serialise");
-    let mut response = Response::new(Body::from(text));
-    let json = HeaderValue::from_static("application/json; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
-    response
+    json_text(StatusCode::OK, text)
 }
 
 fn scheduler_of(door: &OpenDoor) -> Result<scheduler::Handle, ApiError> {

@@ -76,17 +76,23 @@ struct Opening {
     id: Value,
 }
 
-/// Makes the protocol's part of a door.
-pub(crate) fn service(door: &OpenDoor) -> Service {
-    let server = Server::new(door.parts.tools.clone());
-    let config = StreamableHttpServerConfig::default()
+/// How the protocol is spoken at every door: each answer is whole, nothing is kept of a client, and no page of a browser
+/// is let in that is not named.
+fn protocol_config() -> StreamableHttpServerConfig {
+    StreamableHttpServerConfig::default()
         .with_legacy_session_mode(false)
         .with_json_response(true)
         .with_sse_retry(None)
         .with_max_request_body_bytes(MESSAGE_BYTES_MAX)
+        .enforce_origin_validation()
+}
+
+/// Makes the protocol's part of a door.
+pub(crate) fn service(door: &OpenDoor) -> Service {
+    let server = Server::new(door.parts.tools.clone());
+    let config = protocol_config()
         .with_allowed_hosts(rules::hosts(&door.parts.hostname, door.parts.bound))
-        .with_allowed_origins(rules::origins(&door.parts.config.origins, &door.parts.hostname, door.parts.bound))
-        .enforce_origin_validation();
+        .with_allowed_origins(rules::origins(&door.parts.config.origins, &door.parts.hostname, door.parts.bound));
     let sessions = Arc::new(NeverSessionManager::default());
     if door.parts.config.conformance_fixtures {
         // A node without a cluster seals with a key of its own.

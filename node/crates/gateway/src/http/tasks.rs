@@ -12,11 +12,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use ollamax_tools::views::TaskView;
-use ollamax_tools::{CallError, Caller, ToolError};
+use ollamax_tools::{CallError, ToolError};
 
 use crate::error::ApiError;
-use crate::http::tools::{RESPOND_ASYNC, answered, caller_of, told};
-use crate::http::{OpenDoor, edge};
+use crate::http::OpenDoor;
+use crate::http::tools::{RESPOND_ASYNC, answered, told, who};
 
 /// Which wish of the caller was heeded.
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -79,12 +79,6 @@ pub(super) fn accepted(task: &TaskView) -> Response<Body> {
         headers.insert(header::LOCATION, place);
     }
     response
-}
-
-fn who(door: &OpenDoor, request: Request) -> Result<Caller, ApiError> {
-    let host = edge::host_of(&request);
-    let (head, _) = request.into_parts();
-    caller_of(door, &head, &host)
 }
 
 fn one(task: &TaskView) -> Value {

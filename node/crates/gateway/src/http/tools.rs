@@ -10,7 +10,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::request::Parts as Head;
-use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderMap, Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use ollamax_tools::{CallError, Caller, Progress, Started, Tool, ToolError};
@@ -18,7 +18,7 @@ use ollamax_types::ErrorCode;
 
 use crate::error::{ApiError, Shape};
 use crate::http::mcp::{MESSAGE_BYTES_MAX, rules};
-use crate::http::{OpenDoor, body, edge, loopback, tasks};
+use crate::http::{OpenDoor, body, edge, json_text, loopback, tasks};
 
 /// In which header a caller says how it wants to be answered.
 const PREFER: &str = "prefer";
@@ -27,9 +27,7 @@ pub(super) const RESPOND_ASYNC: &str = "respond-async";
 
 /// `GET /tools`
 pub(crate) async fn list(State(door): State<Arc<OpenDoor>>, request: Request) -> Response<Body> {
-    let host = edge::host_of(&request);
-    let (head, _) = request.into_parts();
-    let listed = caller_of(&door, &head, &host).map(|caller| {
+    let listed = who(&door, request).map(|caller| {
         let tools = door.parts.tools.catalogue().listed(&caller.principal);
         json!({"tools": tools.map(Tool::describe).collect::<Vec<_>>()})
     });
@@ -38,9 +36,7 @@ pub(crate) async fn list(State(door): State<Arc<OpenDoor>>, request: Request) ->
 
 /// `GET /openapi.json`
 pub(crate) async fn openapi(State(door): State<Arc<OpenDoor>>, request: Request) -> Response<Body> {
-    let host = edge::host_of(&request);
-    let (head, _) = request.into_parts();
-    answered(caller_of(&door, &head, &host).map(|caller| door.parts.tools.openapi(&caller.principal)))
+    answered(who(&door, request).map(|caller| door.parts.tools.openapi(&caller.principal)))
 }
 
 /// `POST /tools/{name}`
@@ -75,6 +71,13 @@ fn prefers_no_wait(headers: &HeaderMap) -> bool {
     let lines = headers.get_all(PREFER).into_iter().filter_map(|line| line.to_str().ok());
     let mut wishes = lines.flat_map(|line| line.split(',')).filter_map(|wish| wish.split(';').next());
     wishes.any(|wish| wish.trim().eq_ignore_ascii_case(RESPOND_ASYNC))
+}
+
+/// Who makes a request whose body does not matter.
+pub(super) fn who(door: &OpenDoor, request: Request) -> Result<Caller, ApiError> {
+    let host = edge::host_of(&request);
+    let (head, _) = request.into_parts();
+    caller_of(door, &head, &host)
 }
 
 /// Who calls, where that is a program of this machine and no page of elsewhere.
@@ -126,15 +129,13 @@ pub(super) fn answered(answer: Result<Value, ApiError>) -> Response<Body> {
 
 /// A value under a status.
 pub(super) fn told(status: StatusCode, value: &Value) -> Response<Body> {
-    let mut response = Response::new(Body::from(value.to_string()));
-    *response.status_mut() = status;
-    let json = HeaderValue::from_static("application/json; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
-    response
+    json_text(status, value.to_string())
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     #[test]

@@ -11,7 +11,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::request::Parts as Head;
 use rmcp::model::{
     CacheScope, CallToolRequestParams, CallToolResponse, CancelTaskParams, ClientCapabilities, CompleteRequestParams,
     CompleteResult, CompletionInfo, CustomRequest, CustomResult, DiscoverResult, ErrorCode, GetPromptRequestParams,
@@ -27,10 +26,9 @@ use serde_json::json;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use ollamax_tools::Caller;
 use ollamax_types::Clock;
 
-use super::server::Server;
+use super::server::{Server, caller_of, is_without_handshake};
 use super::state::Seal;
 use crate::toolbox::Toolbox;
 
@@ -145,12 +143,6 @@ impl Fixtures {
         // That nobody listens is no fault.
         let _listeners = self.changes.send(change);
     }
-}
-
-/// Whom the door let in.
-fn caller_of(context: &RequestContext<RoleServer>) -> Result<Caller, ErrorData> {
-    let caller = context.extensions.get::<Head>().and_then(|head| head.extensions.get::<Caller>());
-    caller.cloned().ok_or_else(|| ErrorData::internal_error("the request has no caller", None))
 }
 
 /// Tells three steps, where the call asks for them.
@@ -270,8 +262,7 @@ impl ServerHandler for Fixtures {
         _request: SetLevelRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
-        let version = context.protocol_version();
-        if version.is_some_and(|version| version.as_str() >= ProtocolVersion::V_2026_07_28.as_str()) {
+        if is_without_handshake(&context) {
             return Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, "logging/setLevel", None));
         }
         Ok(())

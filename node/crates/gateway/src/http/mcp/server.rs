@@ -129,13 +129,13 @@ fn shown(tool: &Tool) -> Shown {
 }
 
 /// Whom the door let in.
-fn caller_of(context: &RequestContext<RoleServer>) -> Result<Caller, ErrorData> {
+pub(super) fn caller_of(context: &RequestContext<RoleServer>) -> Result<Caller, ErrorData> {
     let caller = context.extensions.get::<Head>().and_then(|head| head.extensions.get::<Caller>());
     caller.cloned().ok_or_else(|| ErrorData::internal_error("the request has no caller", None))
 }
 
-/// Whether the client of a request carries a state to the next one: the revisions with a handshake know of none.
-fn carries_state(context: &RequestContext<RoleServer>) -> bool {
+/// Whether a request is of a revision without a handshake. In these alone a client carries a state to the next one.
+pub(super) fn is_without_handshake(context: &RequestContext<RoleServer>) -> bool {
     let version = context.protocol_version();
     version.is_some_and(|version| version.as_str() >= ProtocolVersion::V_2026_07_28.as_str())
 }
@@ -185,7 +185,7 @@ impl ServerHandler for Server {
         let tool = self.tools.catalogue().find(&name);
         let arguments = Value::Object(tasks::with_key(tool, arguments.unwrap_or_default(), &context.meta));
         let (progress, mut hearer) = Hearer::of(&context);
-        let seal = self.seal.as_ref().filter(|_| client.asks && !client.takes_tasks && carries_state(&context));
+        let seal = self.seal.as_ref().filter(|_| client.asks && !client.takes_tasks && is_without_handshake(&context));
         let (state, responses) = (request_state.as_deref(), input_responses.as_ref());
         let call = async {
             if let Some(seal) = seal {

@@ -11,15 +11,15 @@ use axum::extract::Request;
 use axum::http::Method;
 use axum::routing::any;
 use bytes::Bytes;
+use rmcp::transport::streamable_http_server::StreamableHttpService;
 use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
-use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 
 use ollamax_tools::{Caller, Principal};
 use ollamax_types::RequestId;
 
 use super::refusal::Refusal;
 use super::server::Server;
-use super::{Admitted, MESSAGE_BYTES_MAX, Service, check_message, check_version, hand_over, is_json};
+use super::{Admitted, MESSAGE_BYTES_MAX, Service, check_message, check_version, hand_over, is_json, protocol_config};
 use crate::grpc::SocketUser;
 use crate::http::body;
 use crate::toolbox::Toolbox;
@@ -42,14 +42,8 @@ pub(crate) fn route(tools: Toolbox) -> Router {
 /// The protocol behind the socket. Its host is always `localhost`, which is all that is taken by default.
 fn service(tools: Toolbox) -> Service {
     let server = Server::new(tools);
-    let config = StreamableHttpServerConfig::default()
-        .with_legacy_session_mode(false)
-        .with_json_response(true)
-        .with_sse_retry(None)
-        .with_max_request_body_bytes(MESSAGE_BYTES_MAX)
-        .enforce_origin_validation();
     let sessions = Arc::new(NeverSessionManager::default());
-    Service::Tools(StreamableHttpService::new(move || Ok(server.clone()), sessions, config))
+    Service::Tools(StreamableHttpService::new(move || Ok(server.clone()), sessions, protocol_config()))
 }
 
 /// Decides who calls, and reads the message.

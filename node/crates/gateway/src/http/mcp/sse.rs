@@ -130,11 +130,9 @@ pub(crate) fn routes(door: &OpenDoor) -> Router<Arc<OpenDoor>> {
 
 /// `GET /sse`
 fn open(door: &OpenDoor, streams: &Streams, request: Request) -> Response<Body> {
-    let host = edge::host_of(&request);
-    let (head, _) = request.into_parts();
-    let stop = head.extensions.get::<Stopping>().map(|Stopping(stop)| stop.clone()).unwrap_or_default();
-    let opened = tools::caller_of(door, &head, &host)
-        .and_then(|caller| streams.open(own_node(door), caller.principal.subject(), stop));
+    let stop = request.extensions().get::<Stopping>().map(|Stopping(stop)| stop.clone()).unwrap_or_default();
+    let opened =
+        tools::who(door, request).and_then(|caller| streams.open(own_node(door), caller.principal.subject(), stop));
     match opened {
         Ok(stream) => {
             let mut response = Response::new(stream);
