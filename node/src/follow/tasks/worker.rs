@@ -326,7 +326,6 @@ impl Course {
         let arguments = serde_json::from_str(&task.arguments_json).map_err(|_| unreadable("the arguments"))?;
         let work = Work {
             caller: Caller { principal, request: draw_request_id() },
-            task: task.id.to_string(),
             attempt: task.attempt,
             progress: self.progress.clone(),
             cancelled: self.cancelled.clone(),
