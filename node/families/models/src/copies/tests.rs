@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use ollamax_tools::mem::{MemLab, MemPorts};
 use ollamax_tools::views::{Model, TaskView};
 use ollamax_tools::{CallError, Caller, Catalogue, Families, Principal, Progress, Started};
-use ollamax_types::RequestId;
+use ollamax_types::{ErrorCode, RequestId};
 
 use super::*;
 
