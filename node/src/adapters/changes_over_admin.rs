@@ -8,7 +8,7 @@ use futures::FutureExt as _;
 use futures::stream::StreamExt as _;
 use tokio::time::sleep;
 
-use ollamax_core::catalog::{Location, OnceKey, read};
+use ollamax_core::catalog::{self, Location, read};
 use ollamax_core::health::Health;
 use ollamax_gateway::grpc::{Admin, By};
 use ollamax_proto::v1;
@@ -16,7 +16,7 @@ use ollamax_security::draw_request_id;
 use ollamax_tools::ports::{Answer, Changes, DeleteAsked, Deleted, EventView, PullAsked, Rescanned};
 use ollamax_tools::tool::Call;
 use ollamax_tools::work::Work;
-use ollamax_tools::{Caller, ToolError};
+use ollamax_tools::{Caller, OnceKey, ToolError};
 use ollamax_types::{ErrorCode, ModelName, NodeId, Timestamp};
 
 use crate::adapters::lab_over_admin::refused;
@@ -193,12 +193,12 @@ impl Changes for ChangesOverAdmin {
 }
 
 fn by_call(call: &Call) -> By {
-    let once = call.once.map(|once| OnceKey { key: once.key, digest: once.digest });
-    by_caller(&call.caller, once)
+    by_caller(&call.caller, call.once)
 }
 
 /// A caller as the log names it.
 pub(super) fn by_caller(caller: &Caller, once: Option<OnceKey>) -> By {
+    let once = once.map(|once| catalog::OnceKey { key: once.key, digest: once.digest });
     By { request: caller.request.clone(), principal: caller.principal.subject().to_string(), once }
 }
 

@@ -7,12 +7,12 @@
 use futures::FutureExt as _;
 use tokio::sync::watch;
 
-use ollamax_core::catalog::{Command, OnceKey, Task, TaskState, read};
+use ollamax_core::catalog::{Command, Task, TaskState, read};
 use ollamax_gateway::grpc::{Admin, By};
 use ollamax_security::random_bytes;
 use ollamax_tools::ports::{Answer, NewTask, Tasks};
 use ollamax_tools::views::{TaskError, TaskView};
-use ollamax_tools::{Caller, ToolError};
+use ollamax_tools::{Caller, OnceKey, ToolError};
 use ollamax_types::limits::TASK_TEXT_BYTES_MAX;
 use ollamax_types::{ErrorCode, NodeId, TaskId, Timestamp};
 
@@ -71,10 +71,9 @@ impl TasksOverMetadata {
 impl Tasks for TasksOverMetadata {
     fn open(&self, by: &Caller, asked: NewTask) -> Answer<TaskView> {
         let tasks = self.clone();
-        let once = asked.once.map(|once| OnceKey { key: once.key, digest: once.digest });
-        let (subject, by) = (by.principal.subject().to_string(), by_caller(by, once));
+        let (subject, by) = (by.principal.subject().to_string(), by_caller(by, asked.once));
         async move {
-            let id = match once {
+            let id = match asked.once {
                 Some(once) => id_of(once),
                 None => TaskId::draw(random_bytes().map_err(|_| no_chance())?),
             };

@@ -13,8 +13,6 @@ use crate::progress::Progress;
 pub struct Work {
     /// Who asked for it.
     pub caller: Caller,
-    /// The task's id.
-    pub task: String,
     /// Which beginning of it this is, from 1 on.
     pub attempt: u32,
     /// Where it says how far it is.

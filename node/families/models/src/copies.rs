@@ -14,9 +14,8 @@ use ollamax_tools::{
     Call, Changes, DeclarationError, DeleteAsked, Example, Hints, Lab, Planning, Ports, PullAsked, Spec, Tool,
     ToolError, Work,
 };
-use ollamax_types::ErrorCode;
 
-use crate::FAMILY;
+use crate::{FAMILY, wrong};
 
 const PULL_MODEL: Spec = Spec {
     name: "pull_model",
@@ -201,10 +200,6 @@ impl Delete {
 /// In how many ways it is said where a model is to be.
 fn ways(asked: &PullAsked) -> usize {
     [asked.replicas.is_some(), asked.all, !asked.nodes.is_empty()].into_iter().filter(|said| *said).count()
-}
-
-fn wrong(message: &str, next: &str) -> ToolError {
-    ToolError::new(ErrorCode::BadRequest, message, next)
 }
 
 fn planned(asked: Result<PullAsked, ToolError>, plan: impl FnOnce(&PullAsked) -> Planning) -> Planning {

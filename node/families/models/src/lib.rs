@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use ollamax_tools::page::page;
 use ollamax_tools::views::{Model, Transfer};
 use ollamax_tools::{DeclarationError, Example, Lab, Ports, Spec, Tool, ToolError};
+use ollamax_types::ErrorCode;
 
 mod copies;
 mod records;
@@ -122,12 +123,16 @@ fn info(lab: &dyn Lab, name: &str) -> Result<Info, ToolError> {
     Ok(Info { model, transfers })
 }
 
+/// A wish that fits its schema and makes no sense.
+fn wrong(message: &str, next: &str) -> ToolError {
+    ToolError::new(ErrorCode::BadRequest, message, next)
+}
+
 #[cfg(test)]
 mod tests {
     use ollamax_tools::mem::{MemLab, MemPorts};
     use ollamax_tools::views::ModelCopy;
     use ollamax_tools::{CallError, Caller, Catalogue, Families, Principal};
-    use ollamax_types::ErrorCode;
     use serde_json::{Value, json};
 
     use super::*;

@@ -8,9 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use ollamax_tools::views::Rescanned;
 use ollamax_tools::{Call, Changes, DeclarationError, Example, Idempotency, Limits, Spec, Tool, ToolError};
-use ollamax_types::ErrorCode;
 
-use crate::FAMILY;
+use crate::{FAMILY, wrong};
 
 const UPDATE_MODEL_CONFIG: Spec = Spec {
     name: "update_model_config",
@@ -170,14 +169,11 @@ async fn rescan(changes: Arc<dyn Changes>, call: Call) -> Result<Found, ToolErro
     Ok(Found { nodes: changes.rescan(&call).await? })
 }
 
-fn wrong(message: &str, next: &str) -> ToolError {
-    ToolError::new(ErrorCode::BadRequest, message, next)
-}
-
 #[cfg(test)]
 mod tests {
     use ollamax_tools::mem::MemPorts;
     use ollamax_tools::{CallError, Caller, Catalogue, Families, Principal};
+    use ollamax_types::ErrorCode;
     use serde_json::{Value, json};
 
     use super::*;

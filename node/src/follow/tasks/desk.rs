@@ -140,11 +140,8 @@ pub(super) fn told(id: TaskId, attempt: u32, step: &Step) -> TaskTold {
 
 /// As much of a text as a record takes.
 fn cut(text: &str) -> String {
-    let mut end = text.len().min(TASK_TEXT_BYTES_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.get(..end).unwrap_or_default().to_owned()
+    let (kept, _) = text.split_at(text.floor_char_boundary(TASK_TEXT_BYTES_MAX));
+    kept.to_owned()
 }
 
 #[cfg(test)]

@@ -269,19 +269,17 @@ impl Course {
         let mut command = Command::EndTask { node, id, attempt, outcome };
         loop {
             match self.record.tell(command.clone()).await {
-                Ok(Committed { answer: Answer::Refused(refusal), revision, .. }) => {
-                    if matches!(refusal, Refusal::TaskMoved(_) | Refusal::TaskNotFound(_)) {
-                        tracing::info!(task = %id, %refusal, "a task that ended here is somebody else's by now");
-                        return Some(revision);
-                    }
+                Ok(Committed { answer: Answer::Refused(refusal), revision, .. })
+                    if matches!(refusal, Refusal::TaskMoved(_) | Refusal::TaskNotFound(_)) =>
+                {
+                    tracing::info!(task = %id, %refusal, "a task that ended here is somebody else's by now");
+                    return Some(revision);
+                }
+                Ok(Committed { answer: Answer::Refused(refusal), .. }) | Err(ProposeError::Refused(refusal)) => {
                     tracing::warn!(task = %id, %refusal, "the end of a task is not taken");
                     return None;
                 }
                 Ok(committed) => return Some(committed.revision),
-                Err(ProposeError::Refused(refusal)) => {
-                    tracing::warn!(task = %id, %refusal, "the end of a task is not taken");
-                    return None;
-                }
                 Err(ProposeError::TooLarge { .. }) => {
                     command = Command::EndTask { node, id, attempt, outcome: desk::too_large() };
                 }
@@ -326,7 +324,6 @@ impl Course {
         let arguments = serde_json::from_str(&task.arguments_json).map_err(|_| unreadable("the arguments"))?;
         let work = Work {
             caller: Caller { principal, request: draw_request_id() },
-            task: task.id.to_string(),
             attempt: task.attempt,
             progress: self.progress.clone(),
             cancelled: self.cancelled.clone(),
