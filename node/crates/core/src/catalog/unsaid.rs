@@ -44,7 +44,7 @@ pub(super) fn holds(view: &dyn View, wish: &Wish, node: NodeId) -> Result<bool, 
 /// version of before is there, what failed was only to renew it.
 fn came_to_nothing(view: &dyn View, wish: &Wish) -> Result<bool, Fault> {
     let is_ended = |failure: &Failure| failure.by_hand || failure.code == ErrorCode::PullCancelled;
-    if wish.failures.values().all(is_ended) || read::is_held(view, &wish.name)? {
+    if wish.failures.values().all(is_ended) || read::has_copy(view, &wish.name)? {
         return Ok(false);
     }
     let Some(plan) = &wish.plan else { return Ok(true) };
