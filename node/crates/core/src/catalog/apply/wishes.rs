@@ -22,7 +22,7 @@ use ollamax_types::limits::{
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Role};
 
 use super::draft::Draft;
-use super::limit::{check_count, check_size, exceeded};
+use super::limit::{check_count, check_size, cut, exceeded};
 use super::places::check_want;
 use super::{Applied, Scene, Step, Stop, drops, invalid, members, put, registry};
 use crate::catalog::command::{Answer, CopyCourse, Refusal};
@@ -527,7 +527,7 @@ pub(super) fn resolve(scene: &Scene<'_>, node: NodeId, round: Round<'_>, digest:
 
 pub(super) fn tell(scene: &Scene<'_>, node: NodeId, round: Round<'_>, code: ErrorCode, text: &str) -> Step {
     let mut wish = taken_part(scene, node, round)?;
-    let text = cut(text);
+    let text = cut(text, FAILURE_TEXT_BYTES_MAX).to_owned();
     if wish.failures.get(&node).is_some_and(|told| told.code == code && told.text == text) {
         return Ok(Applied::done(Vec::new()));
     }
@@ -590,12 +590,6 @@ fn give_up(scene: &Scene<'_>, wish: &mut Wish, held: &Location) {
     let (code, text) = (ErrorCode::PullCancelled, REMOVED_BY_HAND.to_owned());
     wish.failures.insert(*node, Failure { code, text, at: scene.entry.log_time, by_hand: true });
     make_room(wish);
-}
-
-/// As much of a text as is kept.
-fn cut(text: &str) -> String {
-    let end = (0..=text.len().min(FAILURE_TEXT_BYTES_MAX)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    text[..end].to_owned()
 }
 
 /// The earliest failures of nodes that have no part any more go first; a plan names fewer nodes than there is room for.
