@@ -19,7 +19,7 @@ use ollamax_types::limits::{
     COPY_SOURCES_MAX, FAILURE_TEXT_BYTES_MAX, MODEL_BYTES_MAX, ROUND_KEPT_FOR, ROUND_KEPT_UNSAID_FOR,
     WISH_FAILURES_MAX, WISH_SURPLUS_MAX, WISH_TARGETS_MAX, WISHES_MAX,
 };
-use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Role};
+use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
 use super::draft::Draft;
 use super::limit::{check_count, check_size, cut, exceeded};
@@ -341,9 +341,8 @@ fn without_those_back(
 
 /// A round that waits for a first plan, and leaves nobody out where too few would be left.
 fn without_too_many(scene: &Scene<'_>, wish: Wish) -> Result<Wish, Fault> {
-    let failures = wish.failures.clone();
-    let is_enough = is_enough_without(scene, &failures, &wish.replicas)?;
-    Ok(Wish { failures: if is_enough { failures } else { Failures::new() }, ..wish })
+    let is_enough = is_enough_without(scene, &wish.failures, &wish.replicas)?;
+    Ok(if is_enough { wish } else { Wish { failures: Failures::new(), ..wish } })
 }
 
 /// Whether enough nodes are left without these.
@@ -357,8 +356,7 @@ fn is_enough_without(scene: &Scene<'_>, kept: &Failures, replicas: &Replicas) ->
         return Ok(true);
     }
     let members = read::some_members(scene.view, MEMBERS_LOOKED_AT_MAX)?;
-    let may_hold = |member: &&Member| member.is_standing() && member.role != Role::Gateway;
-    let others = members.iter().filter(may_hold).filter(|member| !kept.contains_key(&member.id)).count();
+    let others = members.iter().filter(|member| member.may_hold() && !kept.contains_key(&member.id)).count();
     Ok(others >= needed)
 }
 
