@@ -192,11 +192,6 @@ pub fn locations_of(view: &dyn View, model: &ModelName) -> Result<Vec<Location>,
     all(view, &KeyRange::LocationsOf(model.key()), as_location)
 }
 
-/// Whether some node has a copy of a model, of whichever version.
-pub(super) fn is_held(view: &dyn View, model: &ModelName) -> Result<bool, Fault> {
-    Ok(!first(view, &KeyRange::LocationsOf(model.key()), 1, as_location)?.is_empty())
-}
-
 /// All copies of all models, by model.
 ///
 /// # Errors
@@ -496,7 +491,7 @@ pub fn state_keys(view: &dyn View) -> Result<StateKeys, Fault> {
     Ok(one(view, &Key::StateKeys, as_state_keys)?.unwrap_or_default())
 }
 
-/// Whether any node has a model.
+/// Whether any node has a model, of whichever version.
 pub(super) fn has_copy(view: &dyn View, name: &ModelName) -> Result<bool, Fault> {
     Ok(!first(view, &KeyRange::LocationsOf(name.key()), 1, as_location)?.is_empty())
 }

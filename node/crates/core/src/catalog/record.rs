@@ -286,6 +286,12 @@ impl Member {
         !matches!(self.state, MemberState::Departed { .. })
     }
 
+    /// Whether models may be there: it is a member still, and no gateway.
+    #[must_use]
+    pub fn may_hold(&self) -> bool {
+        self.is_standing() && self.role != Role::Gateway
+    }
+
     /// What a label says. What people say of the member wins over what it says itself.
     #[must_use]
     pub fn label(&self, key: &str) -> Option<&String> {

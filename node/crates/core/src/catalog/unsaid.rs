@@ -4,7 +4,7 @@
 //! unless it came to nothing: somebody failed, nobody is at it, and no node has a copy of the name, whichever version.
 //! Members that left are not asked for again.
 
-use ollamax_types::{ErrorCode, NodeId, Role};
+use ollamax_types::{ErrorCode, NodeId};
 
 use super::read;
 use super::record::{Failure, Member, Replicas, Wish};
@@ -23,10 +23,9 @@ pub fn places_kept(view: &dyn View, wish: &Wish) -> Result<Option<Replicas>, Fau
         return Ok(None);
     }
     let Replicas::Nodes(nodes) = &wish.replicas else { return Ok(Some(wish.replicas.clone())) };
-    let may_hold = |member: &Member| member.is_standing() && member.role != Role::Gateway;
     let mut kept = Vec::new();
     for node in nodes.iter().copied() {
-        if read::member(view, node)?.as_ref().is_some_and(may_hold) {
+        if read::member(view, node)?.as_ref().is_some_and(Member::may_hold) {
             kept.push(node);
         }
     }
@@ -44,7 +43,7 @@ pub(super) fn holds(view: &dyn View, wish: &Wish, node: NodeId) -> Result<bool, 
 /// version of before is there, what failed was only to renew it.
 fn came_to_nothing(view: &dyn View, wish: &Wish) -> Result<bool, Fault> {
     let is_ended = |failure: &Failure| failure.by_hand || failure.code == ErrorCode::PullCancelled;
-    if wish.failures.values().all(is_ended) || read::is_held(view, &wish.name)? {
+    if wish.failures.values().all(is_ended) || read::has_copy(view, &wish.name)? {
         return Ok(false);
     }
     let Some(plan) = &wish.plan else { return Ok(true) };
@@ -54,7 +53,7 @@ fn came_to_nothing(view: &dyn View, wish: &Wish) -> Result<bool, Fault> {
 
 #[cfg(test)]
 mod tests {
-    use ollamax_types::{Digest, Incarnation, ModelName, ModelRecord, PeerId, Timestamp};
+    use ollamax_types::{Digest, Incarnation, ModelName, ModelRecord, PeerId, Role, Timestamp};
 
     use super::*;
     use crate::catalog::mem::MemView;

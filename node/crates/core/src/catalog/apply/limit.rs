@@ -1,4 +1,5 @@
-//! The limits that more than one command checks. Each refusal names the field, the limit and the value.
+//! The limits that more than one command checks. Each refusal names the field, the limit and the value; a text that is
+//! only told is cut.
 
 use std::time::Duration;
 
@@ -35,6 +36,11 @@ pub(super) fn check_bytes(field: &str, text: &str, max: usize) -> Result<(), Sto
         length if length > max => Err(invalid(format!("{field} has {length} bytes; the limit is {max}"))),
         _ => Ok(()),
     }
+}
+
+/// As much of a text as fits in `max` bytes.
+pub(super) fn cut(text: &str, max: usize) -> &str {
+    &text[..text.floor_char_boundary(max)]
 }
 
 /// At most `max` items.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ollamax_types::limits::{DEPARTED_MEMBERS_MAX, LABEL_BYTES_MAX, MEMBERS_MAX};
 use ollamax_types::{ClusterId, Incarnation, NodeId, Role, TokenId};
 
-use super::limit::{check_addresses, check_identifier, check_label};
+use super::limit::{check_addresses, check_identifier, check_label, cut};
 use super::version::check_version;
 use super::{Applied, Scene, Step, Stop, invalid, put, tokens};
 use crate::catalog::command::{Answer, Entry, NewMember, Refusal};
@@ -209,9 +209,7 @@ fn unique(name: &str, taken: &BTreeSet<String>) -> String {
     }
     let numbered = |number: usize| {
         let suffix = format!("-{number}");
-        let room = LABEL_BYTES_MAX - suffix.len();
-        let end = (0..=name.len().min(room)).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
-        format!("{}{suffix}", &name[..end])
+        format!("{}{suffix}", cut(name, LABEL_BYTES_MAX - suffix.len()))
     };
     let free = (2..=taken.len() + 2).map(numbered).find(|name| !taken.contains(&name.to_lowercase()));
     free.expect("one more candidate than taken names, all different")

@@ -12,7 +12,7 @@ use ollamax_types::limits::{
 use ollamax_types::{NodeId, TaskId, Timestamp};
 
 use super::draft::Draft;
-use super::limit::{check_bytes, check_count, check_identifier, exceeded};
+use super::limit::{check_bytes, check_count, check_identifier, cut, exceeded};
 use super::{Applied, Scene, Step, Stop, invalid, members};
 use crate::catalog::command::{Command, Refusal};
 use crate::catalog::read;
@@ -203,7 +203,7 @@ fn checked(outcome: &TaskOutcome) -> Result<TaskOutcome, Stop> {
             Ok(outcome.clone())
         }
         TaskOutcome::Failed { code, text, next } => {
-            Ok(TaskOutcome::Failed { code: *code, text: cut(text), next: cut(next) })
+            Ok(TaskOutcome::Failed { code: *code, text: cut_text(text), next: cut_text(next) })
         }
         TaskOutcome::Cancelled => Ok(TaskOutcome::Cancelled),
     }
@@ -314,10 +314,9 @@ fn write(draft: &Draft<'_>, task: Task, index: u64) -> Result<(), Stop> {
 }
 
 fn cut_progress(told: &TaskProgress) -> TaskProgress {
-    TaskProgress { text: cut(&told.text), ..*told }
+    TaskProgress { text: cut_text(&told.text), ..*told }
 }
 
-fn cut(text: &str) -> String {
-    let end = (0..=text.len().min(TASK_TEXT_BYTES_MAX)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    text[..end].to_owned()
+fn cut_text(text: &str) -> String {
+    cut(text, TASK_TEXT_BYTES_MAX).to_owned()
 }

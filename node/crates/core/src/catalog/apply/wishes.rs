@@ -19,10 +19,10 @@ use ollamax_types::limits::{
     COPY_SOURCES_MAX, FAILURE_TEXT_BYTES_MAX, MODEL_BYTES_MAX, ROUND_KEPT_FOR, ROUND_KEPT_UNSAID_FOR,
     WISH_FAILURES_MAX, WISH_SURPLUS_MAX, WISH_TARGETS_MAX, WISHES_MAX,
 };
-use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Role};
+use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
 use super::draft::Draft;
-use super::limit::{check_count, check_size, exceeded};
+use super::limit::{check_count, check_size, cut, exceeded};
 use super::places::check_want;
 use super::{Applied, Scene, Step, Stop, drops, invalid, members, put, registry};
 use crate::catalog::command::{Answer, CopyCourse, Refusal};
@@ -341,9 +341,8 @@ fn without_those_back(
 
 /// A round that waits for a first plan, and leaves nobody out where too few would be left.
 fn without_too_many(scene: &Scene<'_>, wish: Wish) -> Result<Wish, Fault> {
-    let failures = wish.failures.clone();
-    let is_enough = is_enough_without(scene, &failures, &wish.replicas)?;
-    Ok(Wish { failures: if is_enough { failures } else { Failures::new() }, ..wish })
+    let is_enough = is_enough_without(scene, &wish.failures, &wish.replicas)?;
+    Ok(if is_enough { wish } else { Wish { failures: Failures::new(), ..wish } })
 }
 
 /// Whether enough nodes are left without these.
@@ -357,8 +356,7 @@ fn is_enough_without(scene: &Scene<'_>, kept: &Failures, replicas: &Replicas) ->
         return Ok(true);
     }
     let members = read::some_members(scene.view, MEMBERS_LOOKED_AT_MAX)?;
-    let may_hold = |member: &&Member| member.is_standing() && member.role != Role::Gateway;
-    let others = members.iter().filter(may_hold).filter(|member| !kept.contains_key(&member.id)).count();
+    let others = members.iter().filter(|member| member.may_hold() && !kept.contains_key(&member.id)).count();
     Ok(others >= needed)
 }
 
@@ -527,7 +525,7 @@ pub(super) fn resolve(scene: &Scene<'_>, node: NodeId, round: Round<'_>, digest:
 
 pub(super) fn tell(scene: &Scene<'_>, node: NodeId, round: Round<'_>, code: ErrorCode, text: &str) -> Step {
     let mut wish = taken_part(scene, node, round)?;
-    let text = cut(text);
+    let text = cut(text, FAILURE_TEXT_BYTES_MAX).to_owned();
     if wish.failures.get(&node).is_some_and(|told| told.code == code && told.text == text) {
         return Ok(Applied::done(Vec::new()));
     }
@@ -590,12 +588,6 @@ fn give_up(scene: &Scene<'_>, wish: &mut Wish, held: &Location) {
     let (code, text) = (ErrorCode::PullCancelled, REMOVED_BY_HAND.to_owned());
     wish.failures.insert(*node, Failure { code, text, at: scene.entry.log_time, by_hand: true });
     make_room(wish);
-}
-
-/// As much of a text as is kept.
-fn cut(text: &str) -> String {
-    let end = (0..=text.len().min(FAILURE_TEXT_BYTES_MAX)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    text[..end].to_owned()
 }
 
 /// The earliest failures of nodes that have no part any more go first; a plan names fewer nodes than there is room for.
