@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use ollamax_core::catalog::{Command, Fault, Task, View, read};
+use ollamax_core::catalog::{Command, Fault, Task, read};
 use ollamax_core::health::Health;
 use ollamax_core::placement::Site;
 use ollamax_core::tasks::Host;
@@ -40,7 +40,7 @@ trait Record: Send + Sync + 'static {
     /// This node.
     fn node(&self) -> NodeId;
 
-    /// All tasks as this node has applied them, and the revision up to which that is complete.
+    /// The tasks that are not over, as this node has applied them, and the revision up to which that is complete.
     ///
     /// # Errors
     /// When the state cannot be read.
@@ -61,7 +61,7 @@ trait Lead: Send + Sync + 'static {
     /// The term in which this node leads; `None`: it does not.
     fn term(&self) -> Option<u64>;
 
-    /// All tasks as this node has applied them.
+    /// The tasks that are not over, as this node has applied them.
     ///
     /// # Errors
     /// When the state cannot be read.
@@ -128,7 +128,7 @@ impl Record for OnRecord {
 
     fn tasks(&self) -> Result<(Vec<Task>, u64), Fault> {
         let (view, revision) = self.engines.metadata.view_at();
-        Ok((all(&*view)?, revision))
+        Ok((read::open_tasks(&*view)?, revision))
     }
 
     fn log_time(&self) -> Timestamp {
@@ -152,7 +152,7 @@ impl Lead for OnRecord {
     }
 
     fn tasks(&self) -> Result<Vec<Task>, Fault> {
-        all(&*self.engines.metadata.view())
+        read::open_tasks(&*self.engines.metadata.view())
     }
 
     fn hosts(&self) -> Result<Vec<Host>, Fault> {
@@ -169,11 +169,6 @@ impl Lead for OnRecord {
         let command = Command::AssignTask { id, node };
         async move { change_in_term(&metadata, draw_request_id(), &principal, command, term).await.map(|_| ()) }.boxed()
     }
-}
-
-/// Looked at again and again, and most of the time there are none.
-fn all(view: &dyn View) -> Result<Vec<Task>, Fault> {
-    if read::counts(view)?.tasks == 0 { Ok(Vec::new()) } else { read::tasks(view) }
 }
 
 /// A member that is heard, and is not being emptied, takes tasks.

@@ -176,8 +176,6 @@ mod tests {
     use ollamax_types::ErrorCode;
     use serde_json::{Value, json};
 
-    use super::*;
-
     async fn call(ports: &MemPorts, tool: &str, arguments: Value) -> Result<Value, ErrorCode> {
         let tools = crate::tools(&ports.ports()).expect("declared well");
         let all = Catalogue::new(tools, &Families::All).expect("names differ");

@@ -52,7 +52,7 @@ pub(super) struct Look<'a> {
     pub(super) node: NodeId,
     /// Log time at which this process began to look.
     pub(super) since: Timestamp,
-    /// All tasks.
+    /// Those that are not over.
     pub(super) tasks: &'a [Task],
     /// The revision up to which they are complete.
     pub(super) revision: u64,
