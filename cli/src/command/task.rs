@@ -227,9 +227,7 @@ fn page(task: &TaskView) -> String {
         page += &line("try", &text::in_one_line(next.as_bytes()));
     }
     if !task.result_json.is_empty() {
-        let result = value(&task.result_json);
-        page +=
-            &format!("\nResult:\n{}\n", serde_json::to_string_pretty(&result).unwrap_or_else(|_| result.to_string()));
+        page += &format!("\nResult:\n{}\n", output::pretty(&value(&task.result_json)));
     }
     page
 }
@@ -253,8 +251,8 @@ fn share(task: &TaskView) -> String {
     }
 }
 
-/// What a task brought, as it was told.
-fn value(json: &str) -> Value {
+/// What a tool or its task brought, as it was told.
+pub(super) fn value(json: &str) -> Value {
     serde_json::from_str(json).unwrap_or_else(|_| Value::String(json.to_owned()))
 }
 
