@@ -12,7 +12,6 @@ use tokio::time::{Instant, sleep_until};
 use ollamax_proto::v1::{
     CancelTaskRequest, DecideTaskRequest, GetTaskRequest, ListTasksRequest, RetryTaskRequest, TaskProblem, TaskView,
 };
-use ollamax_types::ErrorCode;
 
 use crate::args::{ApproveArgs, Global, Output, ShowTaskArgs, TaskCommand};
 use crate::client;
@@ -157,11 +156,7 @@ pub(super) fn result(task: &TaskView) -> Result<Value, Failure> {
         ("failed", Some(TaskProblem { code, message, next })) => {
             let next = if next.is_empty() { format!("ollamax task retry {id}") } else { next.clone() };
             let why = format!("it is task {id}, and was begun {} times", task.attempt);
-            Err(match ErrorCode::from_text(code) {
-                Some(code) => Failure::told(code, message, &why, &next),
-                // A code of a later release.
-                None => Failure::new(1, message.as_str(), why, next),
-            })
+            Err(Failure::told_as(code, message, &why, &next))
         }
         ("waiting", _) => {
             let next = format!("ollamax approve {id}; then ollamax task show {id} --wait");
