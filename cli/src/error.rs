@@ -59,6 +59,14 @@ impl Failure {
         Self { code: Some(code), ..Self::new(exit_of(code), what, why, next) }
     }
 
+    /// As [`Failure::told`], under a code as it was written. With one of a later release it ends with 1.
+    pub(crate) fn told_as(code: &str, what: &str, why: &str, next: &str) -> Self {
+        match ErrorCode::from_text(code) {
+            Some(code) => Self::told(code, what, why, next),
+            None => Self::new(1, what, why, next),
+        }
+    }
+
     /// A value was given that makes no sense.
     pub(crate) fn usage(what: impl Into<String>, next: impl Into<String>) -> Self {
         Self::new(2, what, "", next)
@@ -165,10 +173,8 @@ impl From<Status> for Failure {
         };
         let id = request_id(metadata);
         let (what, why, next) = (status.message(), text("ollamax-why-bin"), text("ollamax-next-bin"));
-        let failure = match metadata.get(CODE_KEY).map(|code| code.to_str().ok().and_then(ErrorCode::from_text)) {
-            Some(Some(code)) => Self::told(code, what, &why, &next),
-            // A code of a later release.
-            Some(None) => Self::new(1, what, why, next),
+        let failure = match metadata.get(CODE_KEY).map(|code| code.to_str().unwrap_or_default()) {
+            Some(code) => Self::told_as(code, what, &why, &next),
             // It answered, but not as this release does.
             None if !id.is_empty() => {
                 let why = if what.is_empty() { status.code().description() } else { what };

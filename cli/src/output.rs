@@ -99,8 +99,12 @@ pub(crate) fn json_line(kind: &str, fields: Value) -> Result<(), Failure> {
 
 /// Writes a JSON object of a kind.
 pub(crate) fn json(kind: &str, fields: Value) -> Result<(), Failure> {
-    let whole = object(kind, fields);
-    line(&serde_json::to_string_pretty(&whole).unwrap_or_else(|_| whole.to_string()))
+    line(&pretty(&object(kind, fields)))
+}
+
+/// JSON in several lines.
+pub(crate) fn pretty(value: &Value) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_else(|_| value.to_string())
 }
 
 /// A table without borders; columns as wide as their content.

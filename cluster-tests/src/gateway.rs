@@ -114,15 +114,11 @@ impl Bed {
     }
 
     fn address(&self, way: Way) -> Result<SocketAddr> {
-        let node = |index: usize| -> Result<SocketAddr> {
-            let url = self.cluster.node(index).api()?;
-            url.trim_start_matches("http://").parse().with_context(|| format!("{url} is no address"))
-        };
         match way {
             Way::Direct => Ok(self.fake_address),
             Way::Nginx => Ok(self.nginx.as_ref().context("no nginx")?.address),
-            Way::Local => node(0),
-            Way::OneHop => node(1),
+            Way::Local => self.cluster.node(0).api_address(),
+            Way::OneHop => self.cluster.node(1).api_address(),
         }
     }
 

@@ -12,7 +12,6 @@ use tokio::time::{Instant, sleep_until};
 use ollamax_proto::v1::{
     CancelTaskRequest, DecideTaskRequest, GetTaskRequest, ListTasksRequest, RetryTaskRequest, TaskProblem, TaskView,
 };
-use ollamax_types::ErrorCode;
 
 use crate::args::{ApproveArgs, Global, Output, ShowTaskArgs, TaskCommand};
 use crate::client;
@@ -157,11 +156,7 @@ pub(super) fn result(task: &TaskView) -> Result<Value, Failure> {
         ("failed", Some(TaskProblem { code, message, next })) => {
             let next = if next.is_empty() { format!("ollamax task retry {id}") } else { next.clone() };
             let why = format!("it is task {id}, and was begun {} times", task.attempt);
-            Err(match ErrorCode::from_text(code) {
-                Some(code) => Failure::told(code, message, &why, &next),
-                // A code of a later release.
-                None => Failure::new(1, message.as_str(), why, next),
-            })
+            Err(Failure::told_as(code, message, &why, &next))
         }
         ("waiting", _) => {
             let next = format!("ollamax approve {id}; then ollamax task show {id} --wait");
@@ -227,9 +222,7 @@ fn page(task: &TaskView) -> String {
         page += &line("try", &text::in_one_line(next.as_bytes()));
     }
     if !task.result_json.is_empty() {
-        let result = value(&task.result_json);
-        page +=
-            &format!("\nResult:\n{}\n", serde_json::to_string_pretty(&result).unwrap_or_else(|_| result.to_string()));
+        page += &format!("\nResult:\n{}\n", output::pretty(&value(&task.result_json)));
     }
     page
 }
@@ -253,8 +246,8 @@ fn share(task: &TaskView) -> String {
     }
 }
 
-/// What a task brought, as it was told.
-fn value(json: &str) -> Value {
+/// What a tool or its task brought, as it was told.
+pub(super) fn value(json: &str) -> Value {
     serde_json::from_str(json).unwrap_or_else(|_| Value::String(json.to_owned()))
 }
 

@@ -65,7 +65,7 @@ async fn openapi(global: &Global) -> Result<(), Failure> {
     if global.output == Output::Json {
         return output::json("OpenApi", json!({"document": document}));
     }
-    output::line(&pretty(&document))
+    output::line(&output::pretty(&document))
 }
 
 async fn call(global: &Global, args: CallArgs) -> Result<(), Failure> {
@@ -82,12 +82,12 @@ async fn call(global: &Global, args: CallArgs) -> Result<(), Failure> {
             (Some(task.id.clone()), task::result(&task)?)
         }
         Some(task) => return task::changed(global, &task),
-        None => (None, serde_json::from_str(&told.result_json).unwrap_or(Value::String(told.result_json))),
+        None => (None, task::value(&told.result_json)),
     };
     if global.output == Output::Json {
         return output::json("ToolResult", fields(&name, id, &result));
     }
-    output::line(&pretty(&result))
+    output::line(&output::pretty(&result))
 }
 
 fn fields(name: &str, task: Option<String>, result: &Value) -> Value {
@@ -137,7 +137,7 @@ fn page(tool: &ToolView) -> String {
     page += if is_so("task") { "task    it goes on when its caller leaves\n" } else { "" };
     page +=
         if is_so("needsApproval") { "asks    somebody approves it before it begins: ollamax approve ID\n" } else { "" };
-    page += &format!("\nArguments:\n{}\n", pretty(&declared["inputSchema"]));
+    page += &format!("\nArguments:\n{}\n", output::pretty(&declared["inputSchema"]));
     let examples = declared["examples"].as_array().cloned().unwrap_or_default();
     if !examples.is_empty() {
         page += "\nExamples:\n";
@@ -146,10 +146,6 @@ fn page(tool: &ToolView) -> String {
         page += &format!("  ollamax tool call {} '{}'\n", tool.name, example["arguments"]);
     }
     page
-}
-
-fn pretty(value: &Value) -> String {
-    serde_json::to_string_pretty(value).unwrap_or_else(|_| value.to_string())
 }
 
 #[cfg(test)]

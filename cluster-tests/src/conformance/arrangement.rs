@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use ollamax_testkit::cluster::PATIENCE;
+use ollamax_testkit::cluster::{Node, PATIENCE};
 use ollamax_testkit::{Cluster, wait};
 
 use crate::args::Arrangement;
@@ -71,8 +71,7 @@ pub(crate) async fn run(arrangement: Arrangement, seed: u64) -> Result<Column> {
 
 /// Where each node takes requests.
 fn doors(cluster: &Cluster) -> Result<Vec<SocketAddr>> {
-    let address = |url: &str| url.trim_start_matches("http://").parse::<SocketAddr>().context("read a node's address");
-    cluster.nodes().iter().map(|node| address(&node.api()?)).collect()
+    cluster.nodes().iter().map(Node::api_address).collect()
 }
 
 /// Runs every set, one after the other. What the suite wrote goes, unless something cannot be read.

@@ -44,7 +44,7 @@ impl Calls {
 
 /// Asks one node for its tools, by one client, by some, by a crowd.
 pub(super) async fn lists(node: &Node, time: Duration) -> Result<Vec<Lists>> {
-    let question = messages::list(messages::door(node)?);
+    let question = messages::list(node.api_address()?);
     let mut found = Vec::new();
     for clients in LISTING {
         let outcome = Box::pin(load::run(&question, clients, time)).await;
@@ -58,7 +58,7 @@ pub(super) async fn lists(node: &Node, time: Duration) -> Result<Vec<Lists>> {
 pub(super) async fn calls(cluster: &Cluster) -> Result<Vec<Calls>> {
     let mut found = Vec::new();
     for node in cluster.nodes() {
-        let question = messages::call(messages::door(node)?);
+        let question = messages::call(node.api_address()?);
         let before = cpu_time(node)?;
         let outcome = Box::pin(load::run_times(&question, CALLING, CALLS)).await;
         let calls = Calls { outcome, cpu: cpu_time(node)?.saturating_sub(before) };

@@ -85,7 +85,7 @@ impl Holds {
 
 /// Lets so many clients come and go.
 pub(super) async fn measure(node: &Node, clients: usize) -> Result<Handshakes> {
-    let door = messages::door(node)?;
+    let door = node.api_address()?;
     drop(Box::pin(crowd(door, CROWD)).await);
     wait::pause(SETTLES).await;
     let base = Holds::of(node)?;

@@ -2,11 +2,8 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result};
 use bytes::Bytes;
 use serde_json::{Value, json};
-
-use ollamax_testkit::cluster::Node;
 
 use crate::load::Question;
 
@@ -64,12 +61,6 @@ pub(super) fn greeted() -> Value {
 /// A request.
 pub(super) fn request(id: u64, method: &str, params: &Value) -> Value {
     json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
-}
-
-/// Where a node listens for clients.
-pub(super) fn door(node: &Node) -> Result<SocketAddr> {
-    let url = node.api()?;
-    url.trim_start_matches("http://").parse().with_context(|| format!("{url} is no address"))
 }
 
 #[cfg(test)]

@@ -249,13 +249,7 @@ async fn kill_until(cluster: &Cluster, is_over: &AtomicBool, mut chance: StdRng)
 
 /// Hands leadership to the node that is killed.
 async fn lead_again(cluster: &Cluster) -> Result<()> {
-    let leader = cluster.leader(PATIENCE).await?;
-    if leader != VICTIM {
-        let id = cluster.status(VICTIM).await?.node_id;
-        cluster.node(leader).admin()?.transfer_leader(id).await?;
-    }
-    ensure!(cluster.leader(PATIENCE).await? == VICTIM, "it does not lead");
-    Ok(())
+    cluster.make_lead(VICTIM, PATIENCE).await
 }
 
 /// What the nodes that stay know to have happened.

@@ -180,6 +180,20 @@ impl Cluster {
         self.leader_among(&(0..self.nodes.len()).collect::<Vec<_>>(), deadline).await
     }
 
+    /// Hands leadership to a node, where it does not lead.
+    ///
+    /// # Errors
+    /// When the leader refuses, when another node leads afterwards, and when nobody leads at the deadline.
+    pub async fn make_lead(&self, index: usize, deadline: Duration) -> Result<()> {
+        let leader = self.leader(deadline).await?;
+        if leader != index {
+            let id = self.status(index).await?.node_id;
+            self.nodes[leader].admin()?.transfer_leader(id).await?;
+        }
+        ensure!(self.leader(deadline).await? == index, "it does not lead");
+        Ok(())
+    }
+
     /// As [`Cluster::leader`], asking only some nodes; the leader must be one of them.
     ///
     /// # Errors

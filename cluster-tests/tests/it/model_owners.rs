@@ -78,13 +78,7 @@ pub(crate) async fn runtimes_up(cluster: &Cluster, count: usize) -> Result<()> {
 
 /// Hands leadership to a node.
 pub(crate) async fn make_it_lead(cluster: &Cluster, index: usize) -> Result<()> {
-    let id = cluster.status(index).await?.node_id;
-    let leader = cluster.leader(PATIENCE).await?;
-    if leader != index {
-        cluster.node(leader).admin()?.transfer_leader(id).await?;
-    }
-    ensure!(cluster.leader(PATIENCE).await? == index, "it does not lead");
-    Ok(())
+    cluster.make_lead(index, PATIENCE).await
 }
 
 /// Inference requests that a fake has received.

@@ -6,6 +6,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result};
 
 use crate::setup;
+use crate::torture::exit_code;
 use crate::workspace::{Workspace, succeed};
 
 /// Builds every binary, then runs it with these options; its exit code is ours.
@@ -19,7 +20,5 @@ pub(crate) fn run(workspace: &Workspace, options: &[&str]) -> Result<ExitCode> {
     let mut conformance = Command::new(&binary);
     conformance.arg("mcp").args(options).current_dir(workspace.root()).stdin(Stdio::null());
     let status = conformance.status().with_context(|| format!("start {}", binary.display()))?;
-    let code = status.code().and_then(|code| u8::try_from(code).ok());
-    // What a signal ended has failed.
-    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+    Ok(exit_code(status.code()))
 }

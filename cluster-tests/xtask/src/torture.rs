@@ -61,7 +61,7 @@ pub(crate) fn command<S: AsRef<OsStr>>(workspace: &Workspace, options: &[S]) -> 
 }
 
 /// What a program without an exit code ended by is told by the shell; for us it failed.
-fn exit_code(code: Option<i32>) -> ExitCode {
+pub(crate) fn exit_code(code: Option<i32>) -> ExitCode {
     let code = code.and_then(|code| u8::try_from(code).ok());
     code.map_or(ExitCode::FAILURE, ExitCode::from)
 }

@@ -1,6 +1,7 @@
 //! One `ollamax-node` process: start, signals, end, and what it writes into `node.json`.
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
@@ -197,6 +198,15 @@ impl Node {
         let api = lock(&self.running).as_ref().map(|(facts, _)| facts.api.clone());
         let api = api.with_context(|| format!("{} is not running", self.name()))?;
         Ok(if api.starts_with("http") { api.trim_end_matches('/').to_owned() } else { format!("http://{api}") })
+    }
+
+    /// Address of its `api` listener.
+    ///
+    /// # Errors
+    /// When it is not running, or listens at a name.
+    pub fn api_address(&self) -> Result<SocketAddr> {
+        let url = self.api()?;
+        url.trim_start_matches("http://").parse().with_context(|| format!("{url} is no address"))
     }
 
     /// Its admin API.

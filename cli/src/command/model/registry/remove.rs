@@ -5,7 +5,6 @@
 use serde_json::{Value, json};
 
 use ollamax_proto::v1::{ActView, GuardView, PlanView, RemoveModelReply, RemoveModelRequest};
-use ollamax_types::ErrorCode;
 
 use crate::args::{Global, Output, RemoveArgs};
 use crate::client;
@@ -55,11 +54,7 @@ pub(super) async fn run(global: &Global, args: &RemoveArgs) -> Result<(), Failur
 /// How the command ends where a guard speaks against it.
 fn failure(guard: &GuardView) -> Failure {
     let GuardView { code, what, why, next } = guard;
-    match ErrorCode::from_text(code) {
-        Some(code) => Failure::told(code, what, why, next),
-        // A code of a later release.
-        None => Failure::new(1, what, why, next),
-    }
+    Failure::told_as(code, what, why, next)
 }
 
 fn acts(told: &RemoveModelReply) -> &[ActView] {
