@@ -76,8 +76,8 @@ struct Opening {
     id: Value,
 }
 
-/// How the protocol is spoken at every door: each answer is whole, nothing is kept of a client, and no page of a browser
-/// is let in that is not named.
+/// How the protocol is spoken at every door: each answer is whole, nothing is kept of a client, and no page of a
+/// browser is let in that is not named.
 fn protocol_config() -> StreamableHttpServerConfig {
     StreamableHttpServerConfig::default()
         .with_legacy_session_mode(false)
