@@ -2,7 +2,8 @@
 //!
 //! A workspace has two dozen test binaries; their results are wanted in one place, after the table of steps, and in
 //! cargo's own words. Everything else that cargo and the tests print passes through as it comes. Tests that say that
-//! they were left out count as passed for cargo, so they are listed there too, with their reasons.
+//! they were left out count as passed for cargo, so they are listed there too, with their reasons. What failed is told
+//! last of all, with its own words, since whoever looks at a long log looks at its end.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
@@ -15,6 +16,10 @@ use crate::workspace::shown;
 const RESULT: &str = "test result: ";
 /// How a test says that it was left out: `say_left_out` in `cluster-tests/tests/it/main.rs`.
 const LEFT_OUT: [&str; 2] = ["WARNING: ", " WAS NOT RUN: "];
+/// What stands before the words of the tests that failed, and once more before their names.
+const FAILURES: &str = "failures:";
+/// How many lines of one test that failed are told again from its beginning, and as many from its end.
+const TOLD_AGAIN: usize = 60;
 
 /// The results of every test binary that ran.
 #[derive(Debug, Default)]
@@ -26,6 +31,10 @@ pub(crate) struct Closing {
     failed: u64,
     /// Tests that were left out, and why.
     left_out: BTreeMap<String, String>,
+    /// Each test that failed, by the line that announces its words, with those.
+    failures: Vec<Vec<String>>,
+    /// The words of tests that failed are being printed.
+    is_in_failures: bool,
 }
 
 // === impl Closing ===
@@ -68,6 +77,7 @@ impl Closing {
     /// Whether this line is a closing line, kept for the end. What tests say of being left out is noted on the way.
     fn keep(&mut self, line: &str) -> bool {
         self.left_out.extend(left_out(line).map(|(test, why)| (test.to_owned(), why.to_owned())));
+        self.note_failure(line);
         let announced = line.trim_start();
         if announced.starts_with("Running ") || announced.starts_with("Doc-tests ") {
             self.running = Some(line.to_owned());
@@ -86,6 +96,21 @@ impl Closing {
         true
     }
 
+    /// Keeps what a test that failed had printed: it comes between two lines that say `failures:`.
+    fn note_failure(&mut self, line: &str) {
+        if line == FAILURES {
+            self.is_in_failures = !self.is_in_failures;
+        } else if line.starts_with(RESULT) {
+            self.is_in_failures = false;
+        } else if self.is_in_failures && line.starts_with("---- ") {
+            self.failures.push(vec![line.to_owned()]);
+        } else if self.is_in_failures
+            && let Some(failure) = self.failures.last_mut()
+        {
+            failure.push(line.to_owned());
+        }
+    }
+
     /// Whether any test binary came to its end.
     pub(crate) fn is_empty(&self) -> bool {
         self.lines.is_empty()
@@ -97,15 +122,30 @@ impl Closing {
         if self.left_out.is_empty() { totals } else { format!("{totals}, {} left out", self.left_out.len()) }
     }
 
-    /// Cargo's announcements and closing lines, as they were; then what was left out.
+    /// Cargo's announcements and closing lines, as they were; then what was left out; then what failed, and why.
     pub(crate) fn text(&self) -> String {
         let mut text: String = self.lines.iter().map(|line| format!("{line}\n")).collect();
         if !self.left_out.is_empty() {
             text += "\nleft out, not run:\n";
             text.extend(self.left_out.iter().map(|(test, why)| format!("  {test}: {why}\n")));
         }
+        if !self.failures.is_empty() {
+            text += "\nfailed:\n";
+            text.extend(self.failures.iter().map(|failure| told_again(failure)));
+        }
         text
     }
+}
+
+/// The first and the last lines of one test that failed.
+fn told_again(failure: &[String]) -> String {
+    let lines = |of: &[String]| -> String { of.iter().map(|line| format!("{line}\n")).collect() };
+    let left_out = failure.len().saturating_sub(2 * TOLD_AGAIN);
+    if left_out == 0 {
+        return lines(failure);
+    }
+    let (first, last) = (&failure[..TOLD_AGAIN], &failure[failure.len() - TOLD_AGAIN..]);
+    format!("{}[{left_out} lines are left out here]\n{}", lines(first), lines(last))
 }
 
 /// Which test this line says was left out, and why.
@@ -168,6 +208,23 @@ mod tests {
         assert_eq!(String::from_utf8(through).expect("text"), said.repeat(2));
         assert_eq!(closing.totals(), "2 tests passed, 0 failed, 1 left out");
         assert!(closing.text().ends_with("\n\nleft out, not run:\n  full_disk: no rooms\n"), "{}", closing.text());
+    }
+
+    #[test]
+    fn what_failed_is_told_last_with_its_own_words() {
+        let long: String = (0..200).map(|number| format!("line {number}\n")).collect();
+        let output = format!(
+            "test a::b ... FAILED\n\nfailures:\n\n---- a::b stdout ----\nit panicked\n\n---- c stdout ----\n{long}\n\
+             failures:\n    a::b\n    c\n\ntest result: FAILED. 0 passed; 2 failed; finished in 0.10s\nerror: 1 target\n"
+        );
+        let mut closing = Closing::default();
+        closing.read(output.as_bytes(), &mut Vec::new()).expect("reads");
+        let text = closing.text();
+        let (before, told) = text.split_once("\nfailed:\n").expect("what failed");
+        assert!(before.contains("FAILED. 0 passed") && !before.contains("panicked"), "{before}");
+        assert!(told.starts_with("---- a::b stdout ----\nit panicked\n\n---- c stdout ----\nline 0\n"), "{told}");
+        assert!(told.contains("\nline 58\n[82 lines are left out here]\nline 141\n"), "{told}");
+        assert!(told.ends_with("line 199\n\n") && !told.contains("1 target"), "{told}");
     }
 
     #[test]
