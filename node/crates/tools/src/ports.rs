@@ -13,7 +13,7 @@ use crate::error::ToolError;
 use crate::once::OnceKey;
 use crate::principal::Caller;
 use crate::progress::Progress;
-use crate::tool::Call;
+use crate::tool::{Call, Foreseen};
 use crate::views::{Cluster, Model, Node, NodeHealth, TaskView, Transfer};
 use crate::work::Work;
 
@@ -82,6 +82,8 @@ pub struct NewTask {
     pub repeatable: bool,
     /// A person must agree first.
     pub needs_approval: bool,
+    /// What that person reads: what it would do, line by line, together at most `TASK_PLAN_BYTES_MAX`.
+    pub plan: Vec<String>,
     /// The call that asks for it, where it is to have effect once.
     pub once: Option<OnceKey>,
 }
@@ -96,9 +98,6 @@ pub trait Tasks: Send + Sync + 'static {
     /// # Errors
     /// When there is none of this id, or the state cannot be read.
     fn task(&self, id: &str) -> Result<TaskView, ToolError>;
-
-    /// One task, also where this node does not show it yet: whoever has it from another node finds it here.
-    fn find(&self, id: &str) -> Answer<TaskView>;
 
     /// All of them, by id.
     ///
@@ -167,13 +166,13 @@ pub trait Changes: Send + Sync + 'static {
     fn rescan(&self, by: &Call) -> Answer<Vec<Rescanned>>;
 
     /// What a pull would do, line by line. Changes nothing.
-    fn plan_pull(&self, asked: &PullAsked) -> Answer<Vec<String>>;
+    fn plan_pull(&self, asked: &PullAsked) -> Answer<Foreseen>;
 
     /// Has a model come to where it is wanted, until all have it; answers who has it. Tells bytes; ends when cancelled.
     fn pull(&self, work: Work, asked: PullAsked) -> Answer<Vec<String>>;
 
-    /// What a deletion would do, line by line. Changes nothing.
-    fn plan_delete(&self, asked: &DeleteAsked) -> Answer<Vec<String>>;
+    /// What a deletion would do, line by line, and what would refuse it. Changes nothing.
+    fn plan_delete(&self, asked: &DeleteAsked) -> Answer<Foreseen>;
 
     /// Deletes copies of a model. Tells nodes; ends when cancelled.
     fn delete(&self, work: Work, asked: DeleteAsked) -> Answer<Deleted>;

@@ -403,6 +403,8 @@ pub enum Command {
         repeatable: bool,
         /// It waits until somebody approves it.
         needs_approval: bool,
+        /// What it would do, line by line, for whoever approves it; at most `TASK_PLAN_BYTES_MAX`. Empty: not told.
+        plan: String,
     },
     /// Somebody approves a task that waits for it, or does not.
     DecideTask {

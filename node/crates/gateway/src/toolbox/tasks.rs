@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use ollamax_tools::views::TaskView;
-use ollamax_tools::{Caller, Permission, Progress, TASK_WAIT_MAX, Tasks, ToolError};
+use ollamax_tools::{Caller, Permission, Progress, TASK_WAIT_MAX, Tasks, ToolError, task};
 use ollamax_types::{ErrorClass, ErrorCode};
 
 use super::Toolbox;
@@ -71,7 +71,7 @@ impl Toolbox {
     /// # Errors
     /// As [`Self::task`], and when no leader is heard of a task that this node does not show.
     pub(crate) async fn find_task(&self, caller: &Caller, id: &str) -> Result<TaskView, ToolError> {
-        let found = self.port(id)?.find(id).await;
+        let found = task::find(&**self.port(id)?, id).await;
         Self::seen(caller, id, found)
     }
 

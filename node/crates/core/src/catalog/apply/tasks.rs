@@ -6,8 +6,8 @@
 //! leaves its index in `Counts::tasks_changed_at`.
 
 use ollamax_types::limits::{
-    TASK_ARGUMENTS_BYTES_MAX, TASK_PRIORITY_MAX, TASK_RESULT_BYTES_MAX, TASK_TEXT_BYTES_MAX, TASKS_MAX, TASKS_OPEN_MAX,
-    TASKS_TOLD_MAX,
+    TASK_ARGUMENTS_BYTES_MAX, TASK_PLAN_BYTES_MAX, TASK_PRIORITY_MAX, TASK_RESULT_BYTES_MAX, TASK_TEXT_BYTES_MAX,
+    TASKS_MAX, TASKS_OPEN_MAX, TASKS_TOLD_MAX,
 };
 use ollamax_types::{NodeId, TaskId, Timestamp};
 
@@ -27,7 +27,7 @@ const ROOM_LOOK_MAX: usize = 300;
 /// A command about tasks.
 pub(super) fn step(scene: &Scene<'_>) -> Step {
     match &scene.entry.command {
-        Command::OpenTask { id, tool, arguments_json, subject, priority, repeatable, needs_approval } => {
+        Command::OpenTask { id, tool, arguments_json, subject, priority, repeatable, needs_approval, plan } => {
             let asked = Asked {
                 tool,
                 arguments_json,
@@ -35,6 +35,7 @@ pub(super) fn step(scene: &Scene<'_>) -> Step {
                 priority: *priority,
                 repeatable: *repeatable,
                 needs_approval: *needs_approval,
+                plan,
             };
             open(scene, *id, &asked)
         }
@@ -56,6 +57,7 @@ struct Asked<'a> {
     priority: u8,
     repeatable: bool,
     needs_approval: bool,
+    plan: &'a str,
 }
 
 // === impl Asked ===
@@ -65,6 +67,9 @@ impl Asked<'_> {
         check_identifier("the tool of a task", self.tool)?;
         check_bytes("the arguments of a task", self.arguments_json, TASK_ARGUMENTS_BYTES_MAX)?;
         check_identifier("the subject of a task", self.subject)?;
+        if !self.plan.is_empty() {
+            check_bytes("the plan of a task", self.plan, TASK_PLAN_BYTES_MAX)?;
+        }
         if self.priority > TASK_PRIORITY_MAX {
             let priority = self.priority;
             return Err(invalid(format!("the priority of a task is 0 to {TASK_PRIORITY_MAX}, not {priority}")));
@@ -72,6 +77,7 @@ impl Asked<'_> {
         Ok(())
     }
 
+    /// Who asks for the same again may foresee something else by now.
     fn is(&self, task: &Task) -> bool {
         let asked = (self.tool, self.arguments_json, self.subject, self.priority, self.repeatable);
         let (tool, arguments_json, subject) = (&*task.tool, &*task.arguments_json, &*task.subject);
@@ -103,6 +109,7 @@ fn open(scene: &Scene<'_>, id: TaskId, asked: &Asked<'_>) -> Step {
         priority: asked.priority,
         repeatable: asked.repeatable,
         needs_approval: asked.needs_approval,
+        plan: asked.plan.to_owned(),
         state: TaskState::Queued,
         attempt: 0,
         losses: 0,
@@ -224,13 +231,15 @@ fn cancel(scene: &Scene<'_>, id: &TaskId) -> Step {
     }
 }
 
-/// One that was never begun may be one that nobody approved: it is opened anew. What needed an approval needs one more.
+/// One that was never begun may be one that nobody approved: it is opened anew. What needed an approval needs one more,
+/// and what was foreseen before the first attempt is nothing to approve the next one by.
 fn retry(scene: &Scene<'_>, id: &TaskId) -> Step {
     let task = known(scene.view, id)?;
     match &task.state {
         TaskState::Failed { .. } | TaskState::Cancelled if task.attempt > 0 => {
             check_share(scene.view, &task.subject)?;
-            let again = Task { losses: 0, cancel_asked: false, progress: TaskProgress::default(), ..task };
+            let (plan, progress) = (String::new(), TaskProgress::default());
+            let again = Task { losses: 0, cancel_asked: false, plan, progress, ..task };
             let state = if again.needs_approval { TaskState::Waiting } else { TaskState::Queued };
             moved(scene, again, state)
         }

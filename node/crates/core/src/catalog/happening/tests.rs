@@ -354,6 +354,7 @@ fn a_task_tells_that_it_was_opened_begun_and_ended_and_not_what_it_was_about() {
         priority: 5,
         repeatable: false,
         needs_approval,
+        plan: SECRET.to_owned(),
     };
     let opened = "pull_model, by admin; it waits for an approval";
     world.check(1, open(true), &[("task_opened", name, opened)]);
