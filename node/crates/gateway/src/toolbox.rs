@@ -136,8 +136,8 @@ impl Toolbox {
         })
     }
 
-    /// Checks a call about which its caller is asked first, and writes down that it is. What the caller reads is what
-    /// it would do, line by line.
+    /// Checks a call about which its caller is asked first, and writes down that it is. What the caller reads then is
+    /// what it would do, line by line.
     ///
     /// # Errors
     /// As [`Catalogue::foresee`].
@@ -154,8 +154,8 @@ impl Toolbox {
     }
 
     /// Calls a tool. Where it begins a task, the call waits for it; for how long, and what is answered then, says
-    /// [`Self::waited`]. Where its caller was asked before, the answer is said to that task first, and once: `asked` has
-    /// the key that makes all goings on from one question one call.
+    /// [`Self::waited`]. Where its caller was asked before, the answer is said to that task first, and once: `asked`
+    /// has the key that makes all goings on from one question one call.
     ///
     /// # Errors
     /// As [`Catalogue::start`], and when the task fails; when the answer was no, or another one before.

@@ -42,8 +42,8 @@ impl OnceKey {
         Some(Self { key: *key.finalize().as_bytes(), digest: of_canonical(arguments) })
     }
 
-    /// The id of the task that comes of it: the same for the same call, whoever asks which node; nobody who does not know
-    /// the key can guess it.
+    /// The id of the task that comes of it: the same for the same call, whoever asks which node; nobody who does not
+    /// know the key can guess it.
     #[must_use]
     pub fn task(&self) -> TaskId {
         let mut bytes = [0; 16];
