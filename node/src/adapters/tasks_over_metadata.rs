@@ -5,6 +5,7 @@
 //! before. A task of a call with a key has its id from that key: the same call, at whichever node, finds it again.
 
 use futures::FutureExt as _;
+use serde_json::Value;
 use tokio::sync::watch;
 
 use ollamax_core::catalog::{Command, Task, TaskState, read};
@@ -106,8 +107,15 @@ impl Tasks for TasksOverMetadata {
         self.change(by, id, |id| Command::CancelTask { id })
     }
 
-    fn retry(&self, by: &Caller, id: &str) -> Answer<TaskView> {
-        self.change(by, id, |id| Command::RetryTask { id })
+    fn arguments(&self, id: &str) -> Result<Value, ToolError> {
+        let engines = self.engines()?;
+        let task = read::task(&*engines.metadata.view(), &parse(id)?).map_err(|fault| refused(fault.into()))?;
+        let task = task.ok_or_else(|| unknown(id))?;
+        serde_json::from_str(&task.arguments_json).map_err(|_| not_understood(id))
+    }
+
+    fn retry(&self, by: &Caller, id: &str, plan: Vec<String>) -> Answer<TaskView> {
+        self.change(by, id, |id| Command::RetryTask { id, plan: plan.join("\n") })
     }
 
     fn decide(&self, by: &Caller, id: &str, approved: bool) -> Answer<TaskView> {
@@ -141,6 +149,11 @@ fn unknown(id: &str) -> ToolError {
 fn not_seen_yet(id: TaskId) -> ToolError {
     let message = format!("task {id} is on record, and this node does not show it yet");
     ToolError::new(ErrorCode::OutcomeUnknown, message, format!("ollamax task show {id}"))
+}
+
+fn not_understood(id: &str) -> ToolError {
+    let message = format!("what task {id} was asked for with is no JSON");
+    ToolError::new(ErrorCode::Internal, message, "this is a defect of the program: please report it")
 }
 
 fn no_chance() -> ToolError {

@@ -108,8 +108,14 @@ pub trait Tasks: Send + Sync + 'static {
     /// Ends one, or has it ended by the node that works at it. One that is over stays as it is.
     fn cancel(&self, by: &Caller, id: &str) -> Answer<TaskView>;
 
-    /// Has one that failed, or was cancelled, done again.
-    fn retry(&self, by: &Caller, id: &str) -> Answer<TaskView>;
+    /// What one was asked for with.
+    ///
+    /// # Errors
+    /// As [`Tasks::task`].
+    fn arguments(&self, id: &str) -> Result<Value, ToolError>;
+
+    /// Has one that failed, or was cancelled, done again; who is to agree to that reads what it would do now.
+    fn retry(&self, by: &Caller, id: &str, plan: Vec<String>) -> Answer<TaskView>;
 
     /// Says whether one that waits for a person may be done.
     fn decide(&self, by: &Caller, id: &str, approved: bool) -> Answer<TaskView>;

@@ -447,6 +447,8 @@ pub enum Command {
     RetryTask {
         /// Which task.
         id: TaskId,
+        /// What it would do now, as in `OpenTask`.
+        plan: String,
     },
     /// The leader adds a key to those that seal what clients carry; the entry is fenced by its term. Changes nothing
     /// while the newest key is young. Since cluster version 5.

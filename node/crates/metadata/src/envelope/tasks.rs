@@ -51,7 +51,9 @@ pub(super) fn encode(command: &Command) -> Option<Stored> {
             outcome: Some(encode_outcome(outcome)),
         }),
         Command::CancelTask { id } => Stored::CancelTask(id.0.to_vec()),
-        Command::RetryTask { id } => Stored::RetryTask(id.0.to_vec()),
+        Command::RetryTask { id, plan } => {
+            Stored::RetryTask(disk::CommandRetryTask { id: id.0.to_vec(), plan: plan.clone() })
+        }
         _ => return None,
     })
 }
@@ -100,8 +102,8 @@ pub(super) fn decode_cancel(stored: &[u8]) -> Result<Command, EnvelopeError> {
     Ok(Command::CancelTask { id: id(stored)? })
 }
 
-pub(super) fn decode_retry(stored: &[u8]) -> Result<Command, EnvelopeError> {
-    Ok(Command::RetryTask { id: id(stored)? })
+pub(super) fn decode_retry(stored: disk::CommandRetryTask) -> Result<Command, EnvelopeError> {
+    Ok(Command::RetryTask { id: id(&stored.id)?, plan: stored.plan })
 }
 
 fn id(bytes: &[u8]) -> Result<TaskId, EnvelopeError> {

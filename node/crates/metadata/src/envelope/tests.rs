@@ -193,7 +193,7 @@ fn task_commands() -> Vec<Command> {
         end_task(TaskOutcome::Failed { code: ErrorCode::TaskNotFound, text, next }),
         end_task(TaskOutcome::Cancelled),
         Command::CancelTask { id },
-        Command::RetryTask { id },
+        Command::RetryTask { id, plan: "l".into() },
         Command::AddStateKey { secret: SecretKey::new([7; 32]) },
     ]
 }
@@ -460,7 +460,7 @@ fn golden_samples_of_tasks_and_of_a_key() {
     golden(end_task(TaskOutcome::Failed { code, text, next }), "d203", &format!("{ended} {failed}"));
     golden(end_task(TaskOutcome::Cancelled), "d203", &format!("{ended} 2202 1a00"));
     golden(Command::CancelTask { id }, "da03", &sevens);
-    golden(Command::RetryTask { id }, "e203", &sevens);
+    golden(Command::RetryTask { id, plan: "l".into() }, "e203", &format!("0a10{sevens} 12016c"));
     golden(Command::AddStateKey { secret: SecretKey::new([7; 32]) }, "ea03", &"07".repeat(32));
 
     let once = Some(OnceKey { key: [1; 32], digest: [2; 32] });

@@ -5,6 +5,7 @@ use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt as _;
+use serde_json::Value;
 use tokio::sync::watch;
 
 use ollamax_types::ErrorCode;
@@ -168,7 +169,14 @@ impl Tasks for MemTasks {
         })
     }
 
-    fn retry(&self, _by: &Caller, id: &str) -> Answer<TaskView> {
+    fn arguments(&self, id: &str) -> Result<Value, ToolError> {
+        let kept = self.kept();
+        kept.find(id)?;
+        // One that a test has made was asked for with nothing.
+        Ok(kept.asked.get(id).map(|asked| asked.arguments.clone()).unwrap_or_default())
+    }
+
+    fn retry(&self, _by: &Caller, id: &str, plan: Vec<String>) -> Answer<TaskView> {
         self.change(id, |task| {
             if !matches!(task.status.as_str(), "failed" | "cancelled") {
                 return Err(not_so(task, "neither failed nor was cancelled"));
@@ -177,7 +185,7 @@ impl Tasks for MemTasks {
             if task.attempt == 0 {
                 return Err(not_so(task, "was never begun"));
             }
-            (task.status, task.attempt, task.error, task.plan) = ("queued".to_owned(), 0, None, Vec::new());
+            (task.status, task.attempt, task.error, task.plan) = ("queued".to_owned(), 0, None, plan);
             Ok(())
         })
     }

@@ -44,7 +44,7 @@ pub(super) fn step(scene: &Scene<'_>) -> Step {
         Command::TellTasks { node, tasks } => tell(scene, *node, tasks),
         Command::EndTask { node, id, attempt, outcome } => end(scene, (*node, *attempt), id, outcome),
         Command::CancelTask { id } => cancel(scene, id),
-        Command::RetryTask { id } => retry(scene, id),
+        Command::RetryTask { id, plan } => retry(scene, id, plan),
         other => Err(Fault::Invariant(format!("{} is no command about tasks", other.word())).into()),
     }
 }
@@ -67,9 +67,7 @@ impl Asked<'_> {
         check_identifier("the tool of a task", self.tool)?;
         check_bytes("the arguments of a task", self.arguments_json, TASK_ARGUMENTS_BYTES_MAX)?;
         check_identifier("the subject of a task", self.subject)?;
-        if !self.plan.is_empty() {
-            check_bytes("the plan of a task", self.plan, TASK_PLAN_BYTES_MAX)?;
-        }
+        check_plan(self.plan)?;
         if self.priority > TASK_PRIORITY_MAX {
             let priority = self.priority;
             return Err(invalid(format!("the priority of a task is 0 to {TASK_PRIORITY_MAX}, not {priority}")));
@@ -124,6 +122,11 @@ fn open(scene: &Scene<'_>, id: TaskId, asked: &Asked<'_>) -> Step {
     let state = if asked.needs_approval { TaskState::Waiting } else { TaskState::Queued };
     write(&draft, task.into_state(state, now), index)?;
     Ok(Applied::done(draft.into_mutations()))
+}
+
+/// None is told where nobody has to read it.
+fn check_plan(plan: &str) -> Result<(), Stop> {
+    if plan.is_empty() { Ok(()) } else { check_bytes("the plan of a task", plan, TASK_PLAN_BYTES_MAX) }
 }
 
 /// One caller does not fill the queue of all.
@@ -232,13 +235,14 @@ fn cancel(scene: &Scene<'_>, id: &TaskId) -> Step {
 }
 
 /// One that was never begun may be one that nobody approved: it is opened anew. What needed an approval needs one more,
-/// and what was foreseen before the first attempt is nothing to approve the next one by.
-fn retry(scene: &Scene<'_>, id: &TaskId) -> Step {
+/// and whoever approves that reads what it would do now.
+fn retry(scene: &Scene<'_>, id: &TaskId, plan: &str) -> Step {
+    check_plan(plan)?;
     let task = known(scene.view, id)?;
     match &task.state {
         TaskState::Failed { .. } | TaskState::Cancelled if task.attempt > 0 => {
             check_share(scene.view, &task.subject)?;
-            let (plan, progress) = (String::new(), TaskProgress::default());
+            let (plan, progress) = (plan.to_owned(), TaskProgress::default());
             let again = Task { losses: 0, cancel_asked: false, plan, progress, ..task };
             let state = if again.needs_approval { TaskState::Waiting } else { TaskState::Queued };
             moved(scene, again, state)

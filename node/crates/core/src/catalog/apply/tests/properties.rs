@@ -175,7 +175,7 @@ fn any_task() -> impl Strategy<Value = Command> {
         3 => (node(), id(), attempt(), outcome)
             .prop_map(|(node, id, attempt, outcome)| Command::EndTask { node, id, attempt, outcome }),
         1 => id().prop_map(|id| Command::CancelTask { id }),
-        1 => id().prop_map(|id| Command::RetryTask { id }),
+        1 => id().prop_map(|id| Command::RetryTask { id, plan: String::new() }),
     ]
 }
 

@@ -70,7 +70,7 @@ fn cancel(number: u8) -> Command {
 }
 
 fn retry(number: u8) -> Command {
-    Command::RetryTask { id: id(number) }
+    Command::RetryTask { id: id(number), plan: String::new() }
 }
 
 fn moved(number: u8) -> Answer {
@@ -372,7 +372,7 @@ fn nobody_approves_in_time_and_a_task_is_cancelled() {
 }
 
 #[test]
-fn a_plan_is_kept_from_the_question_to_the_end_and_is_not_what_another_attempt_is_approved_by() {
+fn a_plan_is_kept_from_the_question_to_the_end_and_another_attempt_has_its_own() {
     let mut world = World::new();
     world.check(planned(1, "n1: m goes"), Answer::Done);
     // Who asks for the same again foresees something else.
@@ -381,8 +381,11 @@ fn a_plan_is_kept_from_the_question_to_the_end_and_is_not_what_another_attempt_i
         world.check(command, Answer::Done);
         assert_eq!(world.task(1).plan, "n1: m goes");
     }
-    world.check(retry(1), Answer::Done);
-    assert_eq!((world.task(1).state, world.task(1).plan), (TaskState::Waiting, String::new()));
+    let again = |plan: String| Command::RetryTask { id: id(1), plan };
+    let limit = format!("the plan of a task has {} bytes; the limit is {TASK_PLAN_BYTES_MAX}", TASK_PLAN_BYTES_MAX + 1);
+    assert_eq!(invalid_text(&world.view, again("x".repeat(TASK_PLAN_BYTES_MAX + 1))), limit);
+    world.check(again("n2: m goes".to_owned()), Answer::Done);
+    assert_eq!((world.task(1).state, world.task(1).plan), (TaskState::Waiting, "n2: m goes".to_owned()));
 }
 
 #[test]

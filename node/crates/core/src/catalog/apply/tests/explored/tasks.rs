@@ -119,7 +119,7 @@ impl Model for Tasks {
                 }
             }
             TasksAct::Cancel => drop(state.world.apply(None, Command::CancelTask { id: TASK })),
-            TasksAct::Retry => drop(state.world.apply(None, Command::RetryTask { id: TASK })),
+            TasksAct::Retry => drop(state.world.apply(None, Command::RetryTask { id: TASK, plan: String::new() })),
             TasksAct::TimePasses => state.world.now += LEASE / 2,
             TasksAct::Expire => drop(state.world.apply(None, Command::Expire)),
         }
