@@ -225,7 +225,7 @@ async fn approval_is_a_yes_that_somebody_says_or_a_no() {
     // Nobody can be asked here: it is shown, and the command that says yes.
     let said = run(&daemon, &["approve", "task_1"]).await;
     assert_eq!(said.exit, 2, "{said:?}");
-    for words in ["delete_model {}", "uid/0", "demo goes from n2: 9 bytes", "repeat the command with --yes"] {
+    for words in ["delete_model {}", "uid/0", "demo goes from n2: 2.0 GB", "repeat the command with --yes"] {
         assert!(said.stderr.contains(words), "{words}: {said:?}");
     }
     assert!(daemon.last_request("DecideTask").is_empty(), "nobody has agreed");

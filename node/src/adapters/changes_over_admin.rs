@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use ollamax_core::catalog::{self, Location, read};
 use ollamax_core::health::Health;
+use ollamax_core::placement::size_text;
 use ollamax_gateway::grpc::{Admin, AdminError, By};
 use ollamax_proto::v1;
 use ollamax_security::draw_request_id;
@@ -230,7 +231,8 @@ fn deletion(told: v1::RemoveModelReply) -> Foreseen {
     let acts = told.plan.iter().flat_map(|plan| &plan.acts);
     let act = |act: &v1::ActView| {
         let v1::ActView { name, node_name, size_bytes, frees_bytes, .. } = act;
-        format!("{name} goes from {node_name}: {size_bytes} bytes, {frees_bytes} of them become free")
+        let (size, free) = (size_text(*size_bytes), size_text(*frees_bytes));
+        format!("{name} goes from {node_name}: {size}, {free} of it become free")
     };
     let mut lines: Vec<String> = acts.map(act).collect();
     if !told.left.is_empty() {
@@ -290,7 +292,7 @@ mod tests {
             node_id: node,
             node_name: format!("n{node}"),
             digest: vec![digest; 32],
-            size_bytes: 9,
+            size_bytes: 2_000_000_000,
             frees_bytes: 4,
             ..v1::ActView::default()
         }
@@ -325,7 +327,7 @@ mod tests {
             is_forgotten,
             ..v1::RemoveModelReply::default()
         };
-        let goes = "m:latest goes from n1: 9 bytes, 4 of them become free";
+        let goes = "m:latest goes from n1: 2.0 GB, 4 B of it become free";
         assert_eq!(deletion(reply(&["n2"], false)).lines, [goes, "m:latest stays on n2"]);
         assert_eq!(deletion(reply(&[], true)).lines, [goes, "m:latest is wanted nowhere any more"]);
         let (code, next) = ("stale_placement".to_owned(), "ollamax model show m".to_owned());

@@ -52,7 +52,7 @@ pub(crate) fn completed() -> TaskView {
 
 pub(crate) fn waiting() -> TaskView {
     let text = "delete_model {}; waits for approval: ollamax approve task_00000000000000000000000000000003".to_owned();
-    let plan = ["n1", "n2"].map(|node| format!("demo goes from {node}: 9 bytes, 4 of them become free"));
+    let plan = ["n1", "n2"].map(|node| format!("demo goes from {node}: 2.0 GB, 4 B of it become free"));
     TaskView { text, plan: plan.into(), ..task(3, "delete_model", "waiting") }
 }
 
