@@ -145,7 +145,11 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Task(TaskCommand),
     /// Let a task that waits for approval begin, or refuse it
-    #[command(after_help = "Examples:\n  ollamax approve ID\n  ollamax approve ID --deny")]
+    #[command(after_help = "Examples:
+  ollamax approve
+  ollamax approve ID
+  ollamax approve ID --deny
+  ollamax approve ID --yes")]
     Approve(ApproveArgs),
     /// The tools for an assistant on this machine, over standard input and output
     #[command(after_help = mcp::EXAMPLES)]

@@ -91,9 +91,12 @@ pub(crate) struct ShowTaskArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ApproveArgs {
-    /// Its id, from `ollamax task list --status waiting`
-    pub(crate) id: String,
+    /// Its id; without one, what waits is listed
+    pub(crate) id: Option<String>,
     /// Refuse it: it is cancelled, and nothing happens
-    #[arg(long)]
+    #[arg(long, requires = "id")]
     pub(crate) deny: bool,
+    /// Do not ask; needed where there is no terminal
+    #[arg(short, long, requires = "id")]
+    pub(crate) yes: bool,
 }

@@ -14,9 +14,8 @@ use ollamax_proto::v1::{
 };
 
 use crate::args::{ApproveArgs, Global, Output, ShowTaskArgs, TaskCommand};
-use crate::client;
 use crate::error::Failure;
-use crate::{output, text};
+use crate::{client, consent, output, text};
 
 /// How long the daemon may wait for news with one answer.
 const LOOK_MS: u32 = 1_000;
@@ -24,6 +23,8 @@ const LOOK_MS: u32 = 1_000;
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// How long a task that was heard of is waited for while its daemon is away.
 const AWAY_MAX: Duration = Duration::from_secs(30);
+/// What is typed to agree.
+const CONSENT: &str = "approve";
 /// What is drawn while it is waited for.
 const ROW: &str = "{spinner} {msg}";
 
@@ -44,22 +45,59 @@ pub(crate) async fn run(global: &Global, command: TaskCommand) -> Result<(), Fai
     }
 }
 
-/// Says yes or no to a task that waits for it.
+/// Says yes or no to a task that waits for it; without one, shows those that do.
 pub(crate) async fn approve(global: &Global, args: ApproveArgs) -> Result<(), Failure> {
-    let request = DecideTaskRequest { id: args.id, approved: !args.deny };
+    let ApproveArgs { id, deny, yes } = args;
+    let Some(id) = id else { return list_waiting(global).await };
+    if !deny && !yes {
+        agree(global, &id).await?;
+    }
+    let request = DecideTaskRequest { id, approved: !deny };
     let told = client::connect_tasks(global).await?.decide_task(request).await?.into_inner();
     changed(global, &known(told.task)?)
 }
 
+/// Shows what would be done, and asks. What waits for nobody is the daemon's to refuse.
+async fn agree(global: &Global, id: &str) -> Result<(), Failure> {
+    let task = look(global, id, 0).await?;
+    if !is_waiting(&task) {
+        return Ok(());
+    }
+    output::talk(global.output, page(&task).trim_end());
+    consent::ask(global, &format!("let {} begin, as task {id}", task.tool), CONSENT).await
+}
+
 async fn list(global: &Global, status: String) -> Result<(), Failure> {
-    let tasks = client::connect_tasks(global).await?.list_tasks(ListTasksRequest { status }).await?.into_inner().tasks;
+    let tasks = listed(global, status).await?;
     if global.output == Output::Json {
-        return output::json("TaskList", json!({"tasks": tasks.iter().map(fields).collect::<Vec<_>>()}));
+        return show_all(&tasks);
     }
     if tasks.is_empty() {
         output::talk(global.output, "There are no such tasks. Tools begin them: ollamax tool list");
     }
     output::text(&table(&tasks))
+}
+
+async fn list_waiting(global: &Global) -> Result<(), Failure> {
+    let tasks = listed(global, "waiting".to_owned()).await?;
+    if global.output == Output::Json {
+        return show_all(&tasks);
+    }
+    if tasks.is_empty() {
+        output::talk(global.output, "No task waits for approval.");
+        return Ok(());
+    }
+    output::text(&table_of_waiting(&tasks))?;
+    output::talk(global.output, "Next: ollamax approve ID");
+    Ok(())
+}
+
+async fn listed(global: &Global, status: String) -> Result<Vec<TaskView>, Failure> {
+    Ok(client::connect_tasks(global).await?.list_tasks(ListTasksRequest { status }).await?.into_inner().tasks)
+}
+
+fn show_all(tasks: &[TaskView]) -> Result<(), Failure> {
+    output::json("TaskList", json!({"tasks": tasks.iter().map(fields).collect::<Vec<_>>()}))
 }
 
 async fn show_the_end(global: &Global, id: &str) -> Result<(), Failure> {
@@ -205,6 +243,21 @@ fn table(tasks: &[TaskView]) -> String {
     output::table(&["ID", "TOOL", "STATUS", "NODE", "DONE", "WANTED AT", "NOTE"], rows.collect())
 }
 
+/// What each would do, as far as lists tell it.
+fn table_of_waiting(tasks: &[TaskView]) -> String {
+    let rows = tasks.iter().map(|task| {
+        let would_do = if task.plan.is_empty() { task.text.clone() } else { task.plan.join(" ") };
+        vec![
+            task.id.clone(),
+            task.tool.clone(),
+            task.subject.clone(),
+            task.created_at.clone(),
+            text::in_one_line(would_do.as_bytes()),
+        ]
+    });
+    output::table(&["ID", "TOOL", "WANTED BY", "WANTED AT", "WOULD DO"], rows.collect())
+}
+
 fn page(task: &TaskView) -> String {
     let mut page = format!("{}: {}\n\n", task.id, task.tool);
     let line = |name: &str, value: &str| if value.is_empty() { String::new() } else { format!("{name:<10}{value}\n") };
@@ -220,6 +273,12 @@ fn page(task: &TaskView) -> String {
     if let Some(TaskProblem { message, next, .. }) = &task.error {
         page += &line("failed", &text::in_one_line(message.as_bytes()));
         page += &line("try", &text::in_one_line(next.as_bytes()));
+    }
+    if !task.plan.is_empty() {
+        page += "\nPlan:\n";
+        for line in &task.plan {
+            page += &format!("  {}\n", text::in_one_line(line.as_bytes()));
+        }
     }
     if !task.result_json.is_empty() {
         page += &format!("\nResult:\n{}\n", output::pretty(&value(&task.result_json)));
@@ -267,6 +326,7 @@ fn fields(task: &TaskView) -> Value {
         "done": task.done,
         "total": task.total,
         "text": task.text,
+        "plan": task.plan,
         "subject": task.subject,
         "cancelAsked": task.cancel_asked,
         "createdAt": task.created_at,
@@ -316,6 +376,17 @@ mod tests {
         check(8, Some(29), None);
         let ended = check(7, Some(30), Some(9)).expect("an end");
         assert_eq!(ended.next(), "ollamax task show task_1 --wait");
+    }
+
+    #[test]
+    fn what_would_be_done_is_shown_to_whoever_is_asked() {
+        let plan = vec!["m goes from n1".to_owned(), "a\nb".to_owned()];
+        let planned = TaskView { plan, text: "delete_model {}".to_owned(), ..task("waiting") };
+        assert!(page(&planned).ends_with("\nPlan:\n  m goes from n1\n  a\\nb\n"), "{}", page(&planned));
+        assert!(!page(&task("waiting")).contains("Plan"), "{}", page(&task("waiting")));
+        let last = |task: TaskView| table_of_waiting(&[task]).trim_end().rsplit("  ").next().map(str::to_owned);
+        assert_eq!(last(planned.clone()).as_deref(), Some("m goes from n1 a\\nb"));
+        assert_eq!(last(TaskView { plan: Vec::new(), ..planned }).as_deref(), Some("delete_model {}"));
     }
 
     #[test]

@@ -10,9 +10,9 @@ use ollamax_proto::v1::check::Outcome;
 use ollamax_proto::v1::verify_news::Sight;
 use ollamax_proto::v1::{
     CallToolReply, CallToolRequest, CancelPullRequest, CheckUpgradeReply, DecideTaskRequest, EventsRequest, ExportHead,
-    ExportPart, GetTaskReply, JoinRequest, ListModelsReply, ListWishesReply, ModelCopy, ModelView, NodeLabel,
-    PullRequest, PushRequest, RunMigrationsRequest, RuntimeProgress, TaskView, VerifyNews, VerifyRequest, WishChanges,
-    WishFile, WishView, export_part,
+    ExportPart, GetTaskReply, JoinRequest, ListModelsReply, ListTasksRequest, ListWishesReply, ModelCopy, ModelView,
+    NodeLabel, PullRequest, PushRequest, RunMigrationsRequest, RuntimeProgress, TaskView, VerifyNews, VerifyRequest,
+    WishChanges, WishFile, WishView, export_part,
 };
 use ollamax_types::ErrorCode;
 
@@ -218,14 +218,28 @@ async fn a_tool_that_works_in_a_task_is_waited_for_unless_somebody_does_not_want
 }
 
 #[tokio::test]
-async fn approval_is_a_yes_unless_it_is_denied() {
-    let daemon = Daemon::start(lab::script()).await;
-    for (words, expected) in [(&["approve", "task_1"][..], true), (&["approve", "task_1", "--deny"][..], false)] {
-        let said = run(&daemon, words).await;
+async fn approval_is_a_yes_that_somebody_says_or_a_no() {
+    let mut script = lab::script();
+    script.insert("GetTask", told(&GetTaskReply { task: Some(lab::tasks::waiting()) }));
+    let daemon = Daemon::start(script).await;
+    // Nobody can be asked here: it is shown, and the command that says yes.
+    let said = run(&daemon, &["approve", "task_1"]).await;
+    assert_eq!(said.exit, 2, "{said:?}");
+    for words in ["delete_model {}", "uid/0", "demo goes from n2: 2.0 GB", "repeat the command with --yes"] {
+        assert!(said.stderr.contains(words), "{words}: {said:?}");
+    }
+    assert!(daemon.last_request("DecideTask").is_empty(), "nobody has agreed");
+    for (word, expected) in [("--yes", true), ("--deny", false)] {
+        let said = run(&daemon, &["approve", "task_1", word]).await;
         assert_eq!(said.exit, 0, "{said:?}");
         let asked = DecideTaskRequest::decode(&*daemon.last_request("DecideTask")).expect("a request");
         assert_eq!((asked.id.as_str(), asked.approved), ("task_1", expected));
     }
+    let said = run(&daemon, &["approve"]).await;
+    let asked = ListTasksRequest::decode(&*daemon.last_request("ListTasks")).expect("a request");
+    assert_eq!((said.exit, asked.status.as_str()), (0, "waiting"), "{said:?}");
+    assert!(said.stdout.contains("WOULD DO") && said.stdout.contains("demo goes from n1"), "{said:?}");
+    assert_eq!(run(&daemon, &["approve", "--deny"]).await.exit, 2);
 }
 
 #[tokio::test]

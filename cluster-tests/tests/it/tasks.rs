@@ -134,9 +134,16 @@ async fn a_deletion_waits_until_somebody_approves_it_at_any_node() -> Result<()>
     cluster.model_known("unloved", 1, PATIENCE).await?;
     let file = blob(&cluster.node(0).store(), model.weights.sha256());
 
+    // Nobody is asked for what cannot be done.
+    for asked in [json!({"name": "unloved"}), json!({"name": "unknown"}), json!({"name": "unloved", "nodes": ["n9"]})] {
+        let refused = cluster.node(1).tools()?.begin("delete_model", &asked).await;
+        ensure!(refused.is_err(), "{asked}: {refused:?}");
+    }
+    ensure!(!cluster.node(0).tools()?.tasks().await?.iter().any(|task| task.tool == "delete_model"), "nobody is asked");
     let asked = json!({"name": "unloved", "force": true});
     let denied = cluster.node(1).tools()?.begin("delete_model", &asked).await?;
     ensure!(denied.status == "waiting", "{denied:?}");
+    ensure!(denied.plan.iter().any(|line| line.contains("goes from n1")), "{denied:?}");
     cluster.node(2).tools()?.decide(&denied.id, false).await?;
     stands(&cluster, 0, &denied.id, "cancelled", PATIENCE).await?;
     ensure!(file.exists(), "nobody approved it");

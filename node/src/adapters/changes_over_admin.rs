@@ -10,11 +10,12 @@ use tokio::time::sleep;
 
 use ollamax_core::catalog::{self, Location, read};
 use ollamax_core::health::Health;
-use ollamax_gateway::grpc::{Admin, By};
+use ollamax_core::placement::size_text;
+use ollamax_gateway::grpc::{Admin, AdminError, By};
 use ollamax_proto::v1;
 use ollamax_security::draw_request_id;
 use ollamax_tools::ports::{Answer, Changes, DeleteAsked, Deleted, EventView, PullAsked, Rescanned};
-use ollamax_tools::tool::Call;
+use ollamax_tools::tool::{Call, Foreseen};
 use ollamax_tools::work::Work;
 use ollamax_tools::{Caller, OnceKey, ToolError};
 use ollamax_types::{ErrorCode, ModelName, NodeId, Timestamp};
@@ -164,20 +165,20 @@ impl Changes for ChangesOverAdmin {
         .boxed()
     }
 
-    fn plan_pull(&self, asked: &PullAsked) -> Answer<Vec<String>> {
-        std::future::ready(self.foreseen(asked)).boxed()
+    fn plan_pull(&self, asked: &PullAsked) -> Answer<Foreseen> {
+        std::future::ready(self.foreseen(asked).map(Foreseen::of)).boxed()
     }
 
     fn pull(&self, work: Work, asked: PullAsked) -> Answer<Vec<String>> {
         self.clone().pulled(work, asked).boxed()
     }
 
-    fn plan_delete(&self, asked: &DeleteAsked) -> Answer<Vec<String>> {
+    fn plan_delete(&self, asked: &DeleteAsked) -> Answer<Foreseen> {
         let (admin, asked) = (self.admin.clone(), removal(asked, true));
         async move {
             // Nothing is written, so it is nobody's change.
             let by = By { request: draw_request_id(), principal: "admin".to_owned(), once: None };
-            Ok(deletion_lines(&admin.remove_by(&by, &asked).await.map_err(refused)?))
+            Ok(deletion(admin.remove_by(&by, &asked).await.map_err(refused)?))
         }
         .boxed()
     }
@@ -226,11 +227,12 @@ fn removal(asked: &DeleteAsked, dry_run: bool) -> v1::RemoveModelRequest {
 }
 
 /// What a deletion would do, for people.
-fn deletion_lines(told: &v1::RemoveModelReply) -> Vec<String> {
+fn deletion(told: v1::RemoveModelReply) -> Foreseen {
     let acts = told.plan.iter().flat_map(|plan| &plan.acts);
     let act = |act: &v1::ActView| {
         let v1::ActView { name, node_name, size_bytes, frees_bytes, .. } = act;
-        format!("{name} goes from {node_name}: {size_bytes} bytes, {frees_bytes} of them become free")
+        let (size, free) = (size_text(*size_bytes), size_text(*frees_bytes));
+        format!("{name} goes from {node_name}: {size}, {free} of it become free")
     };
     let mut lines: Vec<String> = acts.map(act).collect();
     if !told.left.is_empty() {
@@ -239,10 +241,11 @@ fn deletion_lines(told: &v1::RemoveModelReply) -> Vec<String> {
     if told.is_forgotten {
         lines.push(format!("{} is wanted nowhere any more", told.name));
     }
-    if let Some(v1::GuardView { what, why, .. }) = &told.refusal {
-        lines.push(format!("it would be refused: {what}{}{why}", if why.is_empty() { "" } else { ": " }));
-    }
-    lines
+    let refusal = told.refusal.map(|v1::GuardView { code, what, why, next }| {
+        let code = ErrorCode::from_text(&code).unwrap_or(ErrorCode::PreconditionFailed);
+        refused(AdminError { code, what, why, next })
+    });
+    Foreseen { lines, refusal }
 }
 
 /// Whether the copy that was to go is not there any more.
@@ -289,7 +292,7 @@ mod tests {
             node_id: node,
             node_name: format!("n{node}"),
             digest: vec![digest; 32],
-            size_bytes: 9,
+            size_bytes: 2_000_000_000,
             frees_bytes: 4,
             ..v1::ActView::default()
         }
@@ -324,12 +327,15 @@ mod tests {
             is_forgotten,
             ..v1::RemoveModelReply::default()
         };
-        let goes = "m:latest goes from n1: 9 bytes, 4 of them become free";
-        assert_eq!(deletion_lines(&reply(&["n2"], false)), [goes, "m:latest stays on n2"]);
-        assert_eq!(deletion_lines(&reply(&[], true)), [goes, "m:latest is wanted nowhere any more"]);
-        let guard = v1::GuardView { what: "it is pinned".to_owned(), ..v1::GuardView::default() };
-        let told = v1::RemoveModelReply { refusal: Some(guard), ..reply(&[], false) };
-        assert_eq!(deletion_lines(&told), [goes, "it would be refused: it is pinned"]);
+        let goes = "m:latest goes from n1: 2.0 GB, 4 B of it become free";
+        assert_eq!(deletion(reply(&["n2"], false)).lines, [goes, "m:latest stays on n2"]);
+        assert_eq!(deletion(reply(&[], true)).lines, [goes, "m:latest is wanted nowhere any more"]);
+        let (code, next) = ("stale_placement".to_owned(), "ollamax model show m".to_owned());
+        let guard = v1::GuardView { code, what: "it is pinned".to_owned(), why: "by name".to_owned(), next };
+        let told = deletion(v1::RemoveModelReply { refusal: Some(guard), ..reply(&[], false) });
+        let refusal = told.refusal.expect("it is held back");
+        assert_eq!((refusal.code, refusal.next.as_str()), (ErrorCode::StalePlacement, "ollamax model show m"));
+        assert_eq!((told.lines, refusal.message.as_str()), (vec![goes.to_owned()], "it is pinned: by name"));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! before. A task of a call with a key has its id from that key: the same call, at whichever node, finds it again.
 
 use futures::FutureExt as _;
+use serde_json::Value;
 use tokio::sync::watch;
 
 use ollamax_core::catalog::{Command, Task, TaskState, read};
@@ -12,7 +13,7 @@ use ollamax_gateway::grpc::{Admin, By};
 use ollamax_security::random_bytes;
 use ollamax_tools::ports::{Answer, NewTask, Tasks};
 use ollamax_tools::views::{TaskError, TaskView};
-use ollamax_tools::{Caller, OnceKey, ToolError};
+use ollamax_tools::{Caller, ToolError};
 use ollamax_types::limits::TASK_TEXT_BYTES_MAX;
 use ollamax_types::{ErrorCode, NodeId, TaskId, Timestamp};
 
@@ -74,7 +75,7 @@ impl Tasks for TasksOverMetadata {
         let (subject, by) = (by.principal.subject().to_string(), by_caller(by, asked.once));
         async move {
             let id = match asked.once {
-                Some(once) => id_of(once),
+                Some(once) => once.task(),
                 None => TaskId::draw(random_bytes().map_err(|_| no_chance())?),
             };
             let command = Command::OpenTask {
@@ -85,6 +86,7 @@ impl Tasks for TasksOverMetadata {
                 priority: PRIORITY,
                 repeatable: asked.repeatable,
                 needs_approval: asked.needs_approval,
+                plan: asked.plan.join("\n"),
             };
             tasks.changed(by, id, command).await
         }
@@ -93,21 +95,6 @@ impl Tasks for TasksOverMetadata {
 
     fn task(&self, id: &str) -> Result<TaskView, ToolError> {
         self.found(parse(id)?)?.ok_or_else(|| unknown(id))
-    }
-
-    fn find(&self, id: &str) -> Answer<TaskView> {
-        let (tasks, asked, none) = (self.clone(), parse(id), unknown(id));
-        async move {
-            let id = asked?;
-            if let Some(task) = tasks.found(id)? {
-                return Ok(task);
-            }
-            // Another node may have told of it before this one has applied it.
-            let engines = tasks.engines()?;
-            engines.metadata.read_barrier().await.map_err(|error| refused(error.into()))?;
-            tasks.found(id)?.ok_or(none)
-        }
-        .boxed()
     }
 
     fn tasks(&self) -> Result<Vec<TaskView>, ToolError> {
@@ -120,8 +107,15 @@ impl Tasks for TasksOverMetadata {
         self.change(by, id, |id| Command::CancelTask { id })
     }
 
-    fn retry(&self, by: &Caller, id: &str) -> Answer<TaskView> {
-        self.change(by, id, |id| Command::RetryTask { id })
+    fn arguments(&self, id: &str) -> Result<Value, ToolError> {
+        let engines = self.engines()?;
+        let task = read::task(&*engines.metadata.view(), &parse(id)?).map_err(|fault| refused(fault.into()))?;
+        let task = task.ok_or_else(|| unknown(id))?;
+        serde_json::from_str(&task.arguments_json).map_err(|_| not_understood(id))
+    }
+
+    fn retry(&self, by: &Caller, id: &str, plan: Vec<String>) -> Answer<TaskView> {
+        self.change(by, id, |id| Command::RetryTask { id, plan: plan.join("\n") })
     }
 
     fn decide(&self, by: &Caller, id: &str, approved: bool) -> Answer<TaskView> {
@@ -142,18 +136,6 @@ impl Tasks for TasksOverMetadata {
     }
 }
 
-/// The same for the same call, whoever asks which node; nobody who does not know the key can guess it.
-fn id_of(once: OnceKey) -> TaskId {
-    let mut bytes = [0; 16];
-    let halves = once.key.chunks_exact(16).chain(once.digest.chunks_exact(16));
-    for half in halves {
-        for (byte, part) in bytes.iter_mut().zip(half) {
-            *byte ^= part;
-        }
-    }
-    TaskId(bytes)
-}
-
 /// Of a text that is no id nothing more can be said than that there is no such task.
 fn parse(id: &str) -> Result<TaskId, ToolError> {
     id.parse().map_err(|_| unknown(id))
@@ -167,6 +149,11 @@ fn unknown(id: &str) -> ToolError {
 fn not_seen_yet(id: TaskId) -> ToolError {
     let message = format!("task {id} is on record, and this node does not show it yet");
     ToolError::new(ErrorCode::OutcomeUnknown, message, format!("ollamax task show {id}"))
+}
+
+fn not_understood(id: &str) -> ToolError {
+    let message = format!("what task {id} was asked for with is no JSON");
+    ToolError::new(ErrorCode::Internal, message, "this is a defect of the program: please report it")
 }
 
 fn no_chance() -> ToolError {
@@ -191,6 +178,7 @@ fn view(task: Task, name_of: &dyn Fn(NodeId) -> String) -> TaskView {
         done: task.progress.done,
         total: (task.progress.total != 0).then_some(task.progress.total),
         text: task.progress.text,
+        plan: task.plan.lines().map(ToOwned::to_owned).collect(),
         subject: task.subject,
         cancel_asked: task.cancel_asked,
         created_at: moment(task.created_at),
@@ -243,6 +231,7 @@ mod tests {
             priority: 5,
             repeatable: true,
             needs_approval: false,
+            plan: String::new(),
             state,
             attempt: 2,
             losses: 0,
@@ -267,8 +256,10 @@ mod tests {
         assert_eq!((working.done, working.total, working.attempt), (3, None, 2));
         assert_eq!(working.created_at, "1970-01-01T00:00:00Z");
         assert_eq!(working.updated_at, "1970-01-01T00:00:01.5Z");
-        let waiting = Task { arguments_json: r#"{"model":"m"}"#.to_owned(), ..task(TaskState::Waiting) };
-        assert_eq!(view(waiting, &|_| String::new()).text, r#"pull_model {"model":"m"}"#);
+        let (arguments_json, plan) = (r#"{"model":"m"}"#.to_owned(), "m goes\nand n".to_owned());
+        let waiting = view(Task { arguments_json, plan, ..task(TaskState::Waiting) }, &|_| String::new());
+        assert_eq!(waiting.text, r#"pull_model {"model":"m"}"#);
+        assert_eq!((waiting.plan, working.plan), (vec!["m goes".to_owned(), "and n".to_owned()], Vec::new()));
         let long = Task { arguments_json: "ä".repeat(400), ..task(TaskState::Waiting) };
         let text = view(long, &|_| String::new()).text;
         assert!(text.len() <= TASK_TEXT_BYTES_MAX, "{text}");
@@ -279,19 +270,6 @@ mod tests {
         let (text, next) = ("full".to_owned(), "free some".to_owned());
         let failed = shown(TaskState::Failed { code: ErrorCode::DiskFull, text, next });
         assert_eq!(failed.error.map(|error| error.code).as_deref(), Some("disk_full"));
-    }
-
-    #[test]
-    fn one_call_with_a_key_is_one_task_and_another_call_another() {
-        let id = |key: u8, digest: u8| {
-            let mut once = OnceKey { key: [0; 32], digest: [0; 32] };
-            (once.key[0], once.digest[17]) = (key, digest);
-            id_of(once)
-        };
-        assert_eq!(id(1, 2), id(1, 2));
-        for other in [id(1, 3), id(3, 2), id(2, 1)] {
-            assert_ne!(id(1, 2), other);
-        }
     }
 
     #[test]

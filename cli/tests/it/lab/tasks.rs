@@ -51,8 +51,9 @@ pub(crate) fn completed() -> TaskView {
 }
 
 pub(crate) fn waiting() -> TaskView {
-    let text = "demo goes from n1, n2; waits for approval: ollamax approve task_00000000000000000000000000000003";
-    TaskView { text: text.to_owned(), ..task(3, "delete_model", "waiting") }
+    let text = "delete_model {}; waits for approval: ollamax approve task_00000000000000000000000000000003".to_owned();
+    let plan = ["n1", "n2"].map(|node| format!("demo goes from {node}: 2.0 GB, 4 B of it become free"));
+    TaskView { text, plan: plan.into(), ..task(3, "delete_model", "waiting") }
 }
 
 pub(crate) fn failed() -> TaskView {

@@ -20,8 +20,7 @@ mod moves;
 mod presence;
 mod pull;
 
-pub use fit::Unfit;
-pub(crate) use fit::size_text;
+pub use fit::{Unfit, size_text};
 pub use knobs::knobs;
 pub use moves::{Facts, Move, Outlook, Shortage, Standing, plan_moves};
 pub use presence::Presence;

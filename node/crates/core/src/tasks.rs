@@ -71,6 +71,7 @@ mod tests {
             priority,
             repeatable: true,
             needs_approval: false,
+            plan: String::new(),
             state,
             attempt: 0,
             losses: 0,

@@ -136,52 +136,33 @@ impl Toolbox {
         })
     }
 
-    /// Calls a tool. Where it begins a task, the call waits for it; for how long, and what is answered then, says
-    /// [`Self::waited`].
+    /// Checks a call about which its caller is asked first, and writes down that it is. What the caller reads then is
+    /// what it would do, line by line.
     ///
     /// # Errors
-    /// As [`Catalogue::start`], and when the task fails.
+    /// As [`Catalogue::foresee`].
+    pub(crate) async fn ask_first(
+        &self,
+        caller: &Caller,
+        name: &str,
+        arguments: &Value,
+    ) -> Result<Vec<String>, CallError> {
+        let mut call = Call::begin(self, caller, name, arguments);
+        let foreseen = self.catalogue.foresee(caller, name, arguments).await;
+        call.outcome = if foreseen.is_ok() { Outcome::Asked } else { Outcome::of(&foreseen) };
+        foreseen
+    }
+
+    /// Calls a tool. Where it begins a task, the call waits for it; for how long, and what is answered then, says
+    /// [`Self::waited`]. Where its caller was asked before, the answer is said to that task first, and once: `asked`
+    /// has the key that makes all goings on from one question one call.
+    ///
+    /// # Errors
+    /// As [`Catalogue::start`], and when the task fails; when the answer was no, or another one before.
     pub(crate) async fn call(
         &self,
-        caller: Caller,
-        name: &str,
-        arguments: Value,
-        progress: Progress,
-    ) -> Result<Value, CallError> {
-        let mut call = Call::begin(self, &caller, name, &arguments);
-        let asked = Asked { caller, once: None, progress: progress.clone() };
-        match call.start(&self.catalogue, asked, name, arguments).await? {
-            Started::Answered(value) => Ok(value),
-            Started::Task(task) => {
-                // Who leaves meanwhile leaves the call; the task goes on.
-                call.outcome = Outcome::Left;
-                let answer = self.waited(task, &progress).await.map_err(CallError::from);
-                call.outcome = Outcome::of(&answer);
-                answer
-            }
-        }
-    }
-
-    /// Checks a call about which its caller is asked first, and writes down that it is.
-    ///
-    /// # Errors
-    /// As [`Catalogue::check`].
-    pub(crate) fn ask_first(&self, caller: &Caller, name: &str, arguments: &Value) -> Result<(), CallError> {
-        let mut call = Call::begin(self, caller, name, arguments);
-        let checked = self.catalogue.check(caller, name, arguments);
-        call.outcome = if checked.is_ok() { Outcome::Asked } else { Outcome::of(&checked) };
-        checked
-    }
-
-    /// Goes on with a call about which its caller was asked: says yes or no to the task that comes of it, once, and
-    /// waits for it as [`Self::call`] does. `asked` has the key that makes all goings on from one question one call.
-    ///
-    /// # Errors
-    /// As [`Self::call`]; when the answer is no, and when the question had another answer before.
-    pub(crate) async fn call_decided(
-        &self,
         asked: Asked,
-        yes: bool,
+        answer: Option<bool>,
         name: &str,
         arguments: Value,
     ) -> Result<Value, CallError> {
@@ -190,10 +171,15 @@ impl Toolbox {
         match call.start(&self.catalogue, asked, name, arguments).await? {
             Started::Answered(value) => Ok(value),
             Started::Task(task) => {
+                // Who leaves meanwhile leaves the call; the task goes on.
                 call.outcome = Outcome::Left;
-                let answer = self.decided(&caller, task, yes, &progress).await.map_err(CallError::from);
-                call.outcome = Outcome::of(&answer);
-                answer
+                let ended = match answer {
+                    Some(yes) => self.decided(&caller, task, yes, &progress).await,
+                    None => self.waited(task, &progress).await,
+                };
+                let ended = ended.map_err(CallError::from);
+                call.outcome = Outcome::of(&ended);
+                ended
             }
         }
     }

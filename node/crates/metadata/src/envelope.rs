@@ -264,7 +264,7 @@ fn decode_command(stored: Stored) -> Result<Command, EnvelopeError> {
         Stored::TellTasks(stored) => tasks::decode_tell(stored)?,
         Stored::EndTask(stored) => tasks::decode_end(stored)?,
         Stored::CancelTask(stored) => tasks::decode_cancel(&stored)?,
-        Stored::RetryTask(stored) => tasks::decode_retry(&stored)?,
+        Stored::RetryTask(stored) => tasks::decode_retry(stored)?,
         Stored::AddStateKey(stored) => Command::AddStateKey { secret: SecretKey::new(array(&stored, "secret")?) },
     })
 }

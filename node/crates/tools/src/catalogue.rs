@@ -15,8 +15,8 @@ use futures::FutureExt as _;
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
-use ollamax_types::ErrorCode;
 use ollamax_types::limits::TASK_ARGUMENTS_BYTES_MAX;
+use ollamax_types::{ErrorClass, ErrorCode};
 
 use crate::error::{CallError, DeclarationError, ToolError};
 use crate::once::{self, OnceKey};
@@ -147,11 +147,7 @@ impl Catalogue {
     /// As [`Catalogue::start`].
     pub async fn start_as(&self, call: Call, name: &str, arguments: Value) -> Result<Started, CallError> {
         let tool = self.admitted(&call.caller.principal, name, &arguments)?;
-        let limit = tool.spec().limits.timeout;
-        // What a panic leaves behind is this call's alone. Who speaks to the caller may wait for an answer for ever.
-        let run = AssertUnwindSafe(self.begin(tool, call, arguments)).catch_unwind();
-        let started = timeout(limit, run).await.map_err(|_| too_slow(limit))?;
-        Ok(started.unwrap_or_else(|_panic| Err(panicked(tool)))?)
+        Ok(within(tool, self.begin(tool, call, arguments)).await?)
     }
 
     /// Whether a person must agree to this call before it begins.
@@ -160,12 +156,17 @@ impl Catalogue {
         self.find(name).is_some_and(|tool| tool.spec().needs_approval && !is_dry(tool, arguments))
     }
 
-    /// Checks a call as [`Catalogue::start`] does, and does not begin it: a person is asked first.
+    /// Checks a call as [`Catalogue::start`] does, and does not begin it: a person is asked first, and reads this, line
+    /// by line.
     ///
     /// # Errors
-    /// As those of [`Catalogue::start`] that are told before the tool runs.
-    pub fn check(&self, caller: &Caller, name: &str, arguments: &Value) -> Result<(), CallError> {
-        Ok(self.admitted(&caller.principal, name, arguments)?.check(arguments)?)
+    /// As those of [`Catalogue::start`] that are told before a task is opened.
+    pub async fn foresee(&self, caller: &Caller, name: &str, arguments: &Value) -> Result<Vec<String>, CallError> {
+        let tool = self.admitted(&caller.principal, name, arguments)?;
+        tool.check(arguments)?;
+        let call = Call { caller: caller.clone(), once: None, progress: Progress::nobody() };
+        let foreseen = async { foreseen(self.record(tool)?, tool, &call, arguments).await };
+        Ok(within(tool, foreseen).await?)
     }
 
     /// Calls a tool, and waits for its task up to [`TASK_WAIT_MAX`]; one that is not over then is told as it stands.
@@ -199,8 +200,10 @@ impl Catalogue {
         let How::Task { work: labour, .. } = tool.how() else { return Err(no_worker(name)) };
         permit(tool, &work.caller.principal)?;
         fits(tool, &arguments)?;
+        let attempt = work.attempt;
         let run = AssertUnwindSafe(async move { labour(work, arguments).await }).catch_unwind();
-        let result = run.await.unwrap_or_else(|_panic| Err(panicked(tool)))?;
+        let result = run.await.unwrap_or_else(|_panic| Err(panicked(tool)));
+        let result = result.map_err(|error| since_agreed(tool, attempt, error))?;
         check_size(tool, &result)?;
         check_form(tool, &task::done(None, None, Some(&result), None))?;
         Ok(result)
@@ -231,7 +234,7 @@ impl Catalogue {
             How::Now(run) => run(call, arguments).await?,
             How::Listed(look) => look(&self.listed(&call.caller.principal).collect::<Vec<_>>(), arguments)?,
             How::Task { plan, .. } if is_dry => {
-                let lines = plan(call, arguments).await?;
+                let lines = plan(call, arguments).await?.told();
                 task::done(None, Some(&lines), None, None)
             }
             How::Task { .. } => return self.open(tool, &call, &arguments).await.map(Started::Task),
@@ -242,20 +245,33 @@ impl Catalogue {
     }
 
     async fn open(&self, tool: &Tool, call: &Call, arguments: &Value) -> Result<TaskView, ToolError> {
-        let spec = tool.spec();
-        let Some(tasks) = &self.tasks else {
-            let message = format!("{} works in a task, and this node keeps none", spec.name);
-            return Err(ToolError::new(ErrorCode::NotImplemented, message, "ollamax status"));
-        };
+        let (spec, tasks) = (tool.spec(), self.record(tool)?);
         tool.check(arguments)?;
+        let plan = if spec.needs_approval { foreseen(tasks, tool, call, arguments).await } else { Ok(Vec::new()) };
+        let plan = match (plan, call.once) {
+            (Ok(plan), _) => plan,
+            // The same call may have come before, and what it was to do may be done by now.
+            (Err(error), Some(once)) => return tasks.task(&once.task().to_string()).map_err(|_| error),
+            (Err(error), None) => return Err(error),
+        };
         let asked = NewTask {
             tool: spec.name,
             arguments: once::canonical(arguments),
             repeatable: spec.hints.idempotent,
             needs_approval: spec.needs_approval,
+            plan,
             once: call.once,
         };
         tasks.open(&call.caller, asked).await
+    }
+
+    /// Where tasks are on record.
+    fn record(&self, tool: &Tool) -> Result<&dyn Tasks, ToolError> {
+        let none = || {
+            let message = format!("{} works in a task, and this node keeps none", tool.spec().name);
+            ToolError::new(ErrorCode::NotImplemented, message, "ollamax status")
+        };
+        self.tasks.as_deref().ok_or_else(none)
     }
 
     /// The tool that a call may run.
@@ -292,6 +308,32 @@ impl Catalogue {
         }
         fits(tool, arguments)
     }
+}
+
+/// What comes of a call within the time that its tool has. What a panic leaves behind is this call's alone.
+async fn within<T>(tool: &Tool, run: impl Future<Output = Result<T, ToolError>>) -> Result<T, ToolError> {
+    let limit = tool.spec().limits.timeout;
+    // Who speaks to the caller may wait for an answer for ever.
+    let done = timeout(limit, AssertUnwindSafe(run).catch_unwind()).await.map_err(|_| too_slow(limit))?;
+    done.unwrap_or_else(|_panic| Err(panicked(tool)))
+}
+
+/// What a person would agree to, as it is kept. Nobody is asked for what would be refused.
+async fn foreseen(tasks: &dyn Tasks, tool: &Tool, call: &Call, arguments: &Value) -> Result<Vec<String>, ToolError> {
+    let How::Task { plan, .. } = tool.how() else { return Ok(Vec::new()) };
+    // A node that is behind would refuse what can be done, and show what is not so any more.
+    tasks.catch_up().await?;
+    Ok(task::kept(plan(call.clone(), arguments.clone()).await?.agreeable()?))
+}
+
+/// What a person agreed to was not refused when it was foreseen: if its first attempt is, things are not as they were.
+fn since_agreed(tool: &Tool, attempt: u32, error: ToolError) -> ToolError {
+    let is_refused = error.code == ErrorCode::PreconditionFailed || error.code.class() == ErrorClass::NotFound;
+    if !tool.spec().needs_approval || attempt != 1 || !is_refused {
+        return error;
+    }
+    let message = format!("things have changed since it was asked for: {}", error.message);
+    ToolError { message, ..error }
 }
 
 /// Whether a call of a tool that works in a task only asks what would happen.

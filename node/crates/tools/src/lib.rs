@@ -26,5 +26,5 @@ pub use ports::{Changes, DeleteAsked, Inference, Lab, NewTask, Ports, PullAsked,
 pub use principal::{Caller, Permission, Principal, Subject};
 pub use progress::{Progress, Step};
 pub use schema::{SECRET_MARK, Schema};
-pub use tool::{Call, Class, Example, Hints, Idempotency, Limits, Planning, Spec, Tool};
+pub use tool::{Call, Class, Example, Foreseen, Hints, Idempotency, Limits, Planning, Spec, Tool};
 pub use work::Work;

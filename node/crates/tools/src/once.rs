@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use ollamax_types::TaskId;
+
 use crate::principal::Principal;
 
 /// The argument by which a caller says that it repeats a call.
@@ -38,6 +40,19 @@ impl OnceKey {
             key.update(part.as_bytes());
         }
         Some(Self { key: *key.finalize().as_bytes(), digest: of_canonical(arguments) })
+    }
+
+    /// The id of the task that comes of it: the same for the same call, whoever asks which node; nobody who does not
+    /// know the key can guess it.
+    #[must_use]
+    pub fn task(&self) -> TaskId {
+        let mut bytes = [0; 16];
+        for half in self.key.chunks_exact(16).chain(self.digest.chunks_exact(16)) {
+            for (byte, part) in bytes.iter_mut().zip(half) {
+                *byte ^= part;
+            }
+        }
+        TaskId(bytes)
     }
 
     /// That of a call to which somebody agreed in an earlier round: whoever comes with the same round again makes the
@@ -119,6 +134,19 @@ mod tests {
         let other = OnceKey::of_round("r", &json!({"name": "n"}));
         assert!(other.key == first.key && other.digest != first.digest);
         assert_ne!(of(&json!({"name": "m", "idempotency_key": "r"})).key, first.key);
+    }
+
+    #[test]
+    fn one_call_with_a_key_is_one_task_and_another_call_another() {
+        let id = |key: u8, digest: u8| {
+            let mut once = OnceKey { key: [0; 32], digest: [0; 32] };
+            (once.key[0], once.digest[17]) = (key, digest);
+            once.task()
+        };
+        assert_eq!(id(1, 2), id(1, 2));
+        for other in [id(1, 3), id(3, 2), id(2, 1)] {
+            assert_ne!(id(1, 2), other);
+        }
     }
 
     #[test]

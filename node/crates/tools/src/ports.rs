@@ -13,7 +13,7 @@ use crate::error::ToolError;
 use crate::once::OnceKey;
 use crate::principal::Caller;
 use crate::progress::Progress;
-use crate::tool::Call;
+use crate::tool::{Call, Foreseen};
 use crate::views::{Cluster, Model, Node, NodeHealth, TaskView, Transfer};
 use crate::work::Work;
 
@@ -82,6 +82,8 @@ pub struct NewTask {
     pub repeatable: bool,
     /// A person must agree first.
     pub needs_approval: bool,
+    /// What that person reads: what it would do, line by line, together at most `TASK_PLAN_BYTES_MAX`.
+    pub plan: Vec<String>,
     /// The call that asks for it, where it is to have effect once.
     pub once: Option<OnceKey>,
 }
@@ -97,9 +99,6 @@ pub trait Tasks: Send + Sync + 'static {
     /// When there is none of this id, or the state cannot be read.
     fn task(&self, id: &str) -> Result<TaskView, ToolError>;
 
-    /// One task, also where this node does not show it yet: whoever has it from another node finds it here.
-    fn find(&self, id: &str) -> Answer<TaskView>;
-
     /// All of them, by id.
     ///
     /// # Errors
@@ -109,8 +108,14 @@ pub trait Tasks: Send + Sync + 'static {
     /// Ends one, or has it ended by the node that works at it. One that is over stays as it is.
     fn cancel(&self, by: &Caller, id: &str) -> Answer<TaskView>;
 
-    /// Has one that failed, or was cancelled, done again.
-    fn retry(&self, by: &Caller, id: &str) -> Answer<TaskView>;
+    /// What one was asked for with.
+    ///
+    /// # Errors
+    /// As [`Tasks::task`].
+    fn arguments(&self, id: &str) -> Result<Value, ToolError>;
+
+    /// Has one that failed, or was cancelled, done again; who is to agree to that reads what it would do now.
+    fn retry(&self, by: &Caller, id: &str, plan: Vec<String>) -> Answer<TaskView>;
 
     /// Says whether one that waits for a person may be done.
     fn decide(&self, by: &Caller, id: &str, approved: bool) -> Answer<TaskView>;
@@ -167,13 +172,13 @@ pub trait Changes: Send + Sync + 'static {
     fn rescan(&self, by: &Call) -> Answer<Vec<Rescanned>>;
 
     /// What a pull would do, line by line. Changes nothing.
-    fn plan_pull(&self, asked: &PullAsked) -> Answer<Vec<String>>;
+    fn plan_pull(&self, asked: &PullAsked) -> Answer<Foreseen>;
 
     /// Has a model come to where it is wanted, until all have it; answers who has it. Tells bytes; ends when cancelled.
     fn pull(&self, work: Work, asked: PullAsked) -> Answer<Vec<String>>;
 
-    /// What a deletion would do, line by line. Changes nothing.
-    fn plan_delete(&self, asked: &DeleteAsked) -> Answer<Vec<String>>;
+    /// What a deletion would do, line by line, and what would refuse it. Changes nothing.
+    fn plan_delete(&self, asked: &DeleteAsked) -> Answer<Foreseen>;
 
     /// Deletes copies of a model. Tells nodes; ends when cancelled.
     fn delete(&self, work: Work, asked: DeleteAsked) -> Answer<Deleted>;

@@ -9,14 +9,32 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use ollamax_types::ErrorCode;
+use ollamax_types::limits::TASK_PLAN_BYTES_MAX;
 
 use crate::error::ToolError;
 use crate::ports::Tasks;
 use crate::progress::Progress;
 use crate::views::{TaskError, TaskView};
 
+/// Room for how many more lines there are of a plan that is cut.
+const MORE_BYTES: usize = 48;
 /// Least time between two looks of one that waits: a busy cluster changes more often than anybody reads.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
+
+/// One task, also where this node does not show it yet: whoever has it from another node finds it here.
+///
+/// # Errors
+/// When there is none of this id, the state cannot be read, or no leader is heard of a task that is not shown here.
+pub async fn find(tasks: &dyn Tasks, id: &str) -> Result<TaskView, ToolError> {
+    match tasks.task(id) {
+        // Another node may have told of it before this one has applied it.
+        Err(error) if error.code == ErrorCode::TaskNotFound => {
+            tasks.catch_up().await?;
+            tasks.task(id)
+        }
+        found => found,
+    }
+}
 
 /// Waits until a task is over, for so long at most, and answers how it stands then. Tells how far it is.
 pub async fn wait(tasks: &dyn Tasks, task: TaskView, progress: &Progress, up_to: Duration) -> TaskView {
@@ -50,6 +68,24 @@ pub(crate) fn done(
     // What came of it stands beside it.
     let task = task.map(|task| TaskView { result: None, ..task.clone() });
     json!({"task": task, "plan": plan, "result": result, "next": next})
+}
+
+/// As much of a plan as a task keeps of one, and how many lines more there are: whoever agrees sees that it is not all.
+pub(crate) fn kept(mut plan: Vec<String>) -> Vec<String> {
+    // A line is one on record too.
+    for line in &mut plan {
+        *line = line.replace(['\n', '\r'], " ");
+    }
+    let sized = |lines: &[String]| lines.iter().map(|line| line.len() + 1).sum::<usize>();
+    if sized(&plan) <= TASK_PLAN_BYTES_MAX {
+        return plan;
+    }
+    let whole = plan.len();
+    while sized(&plan) > TASK_PLAN_BYTES_MAX - MORE_BYTES {
+        plan.pop();
+    }
+    plan.push(format!("... and {} lines more", whole - plan.len()));
+    plan
 }
 
 /// The answer of a task that is over.
@@ -86,7 +122,9 @@ mod tests {
 
     async fn opened(tasks: &MemTasks) -> TaskView {
         let caller = Caller { principal: Principal::of_socket(1), request: Default::default() };
-        let asked = NewTask { tool: "pull", arguments: json!({}), repeatable: true, needs_approval: false, once: None };
+        let (arguments, plan) = (json!({}), Vec::new());
+        let (repeatable, needs_approval, once) = (true, false, None);
+        let asked = NewTask { tool: "pull", arguments, repeatable, needs_approval, plan, once };
         tasks.open(&caller, asked).await.expect("opened")
     }
 
@@ -133,6 +171,18 @@ mod tests {
         let gone = TaskView { id: "task_gone".to_owned(), ..task };
         assert_eq!(wait(&tasks, gone.clone(), &Progress::nobody(), Duration::from_secs(45)).await, gone);
         assert_eq!(started_at.elapsed(), waited);
+    }
+
+    #[test]
+    fn a_plan_is_kept_whole_or_says_how_much_more_there_is() {
+        let lines = |count: usize| vec!["x".repeat(63); count];
+        assert_eq!(kept(lines(64)), lines(64));
+        assert_eq!(kept(vec!["a\nb".to_owned()]), ["a b"]);
+        let cut = kept(lines(100));
+        let (more, shown) = cut.split_last().expect("lines");
+        assert_eq!(more, &format!("... and {} lines more", 100 - shown.len()));
+        assert!(!shown.is_empty() && cut.join("\n").len() <= TASK_PLAN_BYTES_MAX, "{}", cut.len());
+        assert_eq!(kept(vec!["x".repeat(TASK_PLAN_BYTES_MAX)]), ["... and 1 lines more"]);
     }
 
     #[test]

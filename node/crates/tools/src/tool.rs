@@ -127,8 +127,17 @@ pub struct Call {
     pub progress: Progress,
 }
 
-/// What a task would do, line by line.
-pub type Planning = BoxFuture<'static, Result<Vec<String>, ToolError>>;
+/// What a task would do, as it is foreseen now.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Foreseen {
+    /// Line by line.
+    pub lines: Vec<String>,
+    /// Why it would be refused as it was asked for; `None`: it would be done.
+    pub refusal: Option<ToolError>,
+}
+
+/// The way to it.
+pub type Planning = BoxFuture<'static, Result<Foreseen, ToolError>>;
 
 pub(crate) type Run = Arc<dyn Fn(Call, Value) -> BoxFuture<'static, Result<Value, ToolError>> + Send + Sync>;
 type Check = Arc<dyn Fn(Value) -> Result<(), ToolError> + Send + Sync>;
@@ -160,6 +169,30 @@ pub struct Tool {
 impl fmt::Debug for Tool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tool").field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
+
+// === impl Foreseen ===
+
+impl Foreseen {
+    /// What nothing speaks against.
+    #[must_use]
+    pub const fn of(lines: Vec<String>) -> Self {
+        Self { lines, refusal: None }
+    }
+
+    /// For whoever only looks: what would go, and what speaks against it.
+    pub(crate) fn told(self) -> Vec<String> {
+        let refusal = self.refusal.map(|error| format!("it would be refused: {error}"));
+        self.lines.into_iter().chain(refusal).collect()
+    }
+
+    /// For whoever is to agree: what would go. Nobody is asked for what would be refused.
+    pub(crate) fn agreeable(self) -> Result<Vec<String>, ToolError> {
+        match self.refusal {
+            Some(error) => Err(error),
+            None => Ok(self.lines),
+        }
     }
 }
 
@@ -602,7 +635,7 @@ mod tests {
         let works = |spec: Spec| {
             Tool::work(
                 spec,
-                |_: &Call, asked: &Keyed| ready(Ok(vec![asked.name.clone()])).boxed(),
+                |_: &Call, asked: &Keyed| ready(Ok(Foreseen::of(vec![asked.name.clone()]))).boxed(),
                 |_: Work, asked: Keyed| ready(Ok(asked)).boxed(),
             )
         };

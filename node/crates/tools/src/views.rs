@@ -228,6 +228,8 @@ pub struct TaskView {
     pub total: Option<u64>,
     /// What it does.
     pub text: String,
+    /// What was to be agreed to, line by line.
+    pub plan: Vec<String>,
     /// Who asked for it.
     pub subject: String,
     /// Somebody wants it to end.
@@ -315,6 +317,17 @@ impl TaskView {
         self.status == "waiting"
     }
 
+    /// As it stands among others: without its result, which may be large, and with the first line of what was to be
+    /// agreed to. Whoever wants more asks for the task.
+    #[must_use]
+    pub fn brief(self) -> Self {
+        let mut plan = self.plan;
+        let more = plan.len().saturating_sub(1);
+        plan.truncate(1);
+        plan.extend((more > 0).then(|| format!("... and {more} lines more")));
+        Self { plan, result: None, ..self }
+    }
+
     /// Who asked for it, and who manages the cluster. For everybody else there is no such task.
     #[must_use]
     pub fn is_seen_by(&self, principal: &Principal) -> bool {
@@ -372,6 +385,18 @@ mod tests {
         let error = TaskError { next: "ollamax node list".to_owned(), ..TaskError::default() };
         let failed = TaskView { error: Some(error), ..task("failed") };
         assert_eq!(failed.next().as_deref(), Some("ollamax node list"));
+    }
+
+    #[test]
+    fn among_others_a_task_is_told_without_what_may_be_large() {
+        let check = |lines: &[&str], expected: &[&str]| {
+            let plan = lines.iter().map(|line| (*line).to_owned()).collect();
+            let brief = TaskView { plan, result: Some(Value::Null), ..task("waiting") }.brief();
+            assert_eq!((brief.plan, brief.result), (expected.iter().map(|line| (*line).to_owned()).collect(), None));
+        };
+        check(&[], &[]);
+        check(&["a"], &["a"]);
+        check(&["a", "b", "c"], &["a", "... and 2 lines more"]);
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub const TASKS_MAX: u64 = 4_096;
 pub const TASKS_OPEN_MAX: usize = 256;
 /// Largest arguments of a task, as JSON text.
 pub const TASK_ARGUMENTS_BYTES_MAX: usize = 16 << 10;
+/// Longest plan of a task, which whoever approves it reads. A longer one says how many lines more there are.
+pub const TASK_PLAN_BYTES_MAX: usize = 4 << 10;
 /// Largest result of a task, as JSON text.
 pub const TASK_RESULT_BYTES_MAX: usize = 64 << 10;
 /// Longest text that a task tells: how far it is, why it failed, what to do next. A longer one is cut.

@@ -201,11 +201,8 @@ impl FromStr for Place {
 fn list(tasks: &dyn Tasks, principal: &Principal, asked: &TasksAsked) -> Result<Listed, ToolError> {
     let mut found = tasks.tasks()?;
     found.retain(|task| task.is_seen_by(principal) && asked.status.is_none_or(|status| task.status == status.as_str()));
-    for task in &mut found {
-        task.result = None;
-    }
     let (tasks, next_cursor) = page(found, Place::of, asked.cursor.as_deref(), asked.limit)?;
-    Ok(Listed { tasks, next_cursor })
+    Ok(Listed { tasks: tasks.into_iter().map(TaskView::brief).collect(), next_cursor })
 }
 
 async fn get(tasks: Arc<dyn Tasks>, call: Call, asked: TaskAsked) -> Result<Told, ToolError> {
@@ -223,7 +220,7 @@ async fn cancel(tasks: Arc<dyn Tasks>, call: Call, asked: CancelAsked) -> Result
 
 /// A task that the caller may know of.
 async fn seen(tasks: &dyn Tasks, call: &Call, id: &str) -> Result<TaskView, ToolError> {
-    let found = tasks.find(id).await?;
+    let found = task::find(tasks, id).await?;
     if found.is_seen_by(&call.caller.principal) {
         return Ok(found);
     }

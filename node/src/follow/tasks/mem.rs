@@ -67,6 +67,7 @@ pub(super) fn task(number: u8) -> Task {
         priority: 5,
         repeatable: true,
         needs_approval: false,
+        plan: String::new(),
         state: TaskState::Queued,
         attempt: 0,
         losses: 0,

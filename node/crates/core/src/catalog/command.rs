@@ -403,6 +403,8 @@ pub enum Command {
         repeatable: bool,
         /// It waits until somebody approves it.
         needs_approval: bool,
+        /// What it would do, line by line, for whoever approves it; at most `TASK_PLAN_BYTES_MAX`. Empty: not told.
+        plan: String,
     },
     /// Somebody approves a task that waits for it, or does not.
     DecideTask {
@@ -445,6 +447,8 @@ pub enum Command {
     RetryTask {
         /// Which task.
         id: TaskId,
+        /// What it would do now, as in `OpenTask`.
+        plan: String,
     },
     /// The leader adds a key to those that seal what clients carry; the entry is fenced by its term. Changes nothing
     /// while the newest key is young. Since cluster version 5.

@@ -207,7 +207,8 @@ impl Site {
 pub(super) type Reasons = Vec<(NodeId, Unfit)>;
 
 /// A size with the unit that fits it, as people read it.
-pub(crate) fn size_text(bytes: u64) -> String {
+#[must_use]
+pub fn size_text(bytes: u64) -> String {
     const UNITS: [(&str, u64); 5] = [
         ("PB", 1_000_000_000_000_000),
         ("TB", 1_000_000_000_000),

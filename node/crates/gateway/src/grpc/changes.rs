@@ -226,8 +226,9 @@ mod tests {
             priority: 5,
             repeatable: true,
             needs_approval: false,
+            plan: String::new(),
         };
         assert!(is_once(&open) && is_once(&Command::CancelTask { id }));
-        assert!(!is_once(&Command::RetryTask { id }) && !is_once(&Command::Expire));
+        assert!(!is_once(&Command::RetryTask { id, plan: String::new() }) && !is_once(&Command::Expire));
     }
 }

@@ -41,6 +41,7 @@ pub(super) fn view(task: TaskView) -> v1::TaskView {
         created_at: task.created_at,
         updated_at: task.updated_at,
         result_json: task.result.map(|result| result.to_string()).unwrap_or_default(),
+        plan: task.plan,
         error: task.error.map(|TaskError { code, message, next }| v1::TaskProblem { code, message, next }),
     }
 }
@@ -60,7 +61,7 @@ impl tasks_server::Tasks for Tasks {
     async fn list_tasks(&self, request: Request<v1::ListTasksRequest>) -> Reply<v1::ListTasksReply> {
         let listed = caller_of(&request)
             .and_then(|caller| self.0.tasks(&caller, &request.get_ref().status).map_err(refused))
-            .map(|tasks| v1::ListTasksReply { tasks: tasks.into_iter().map(view).collect() });
+            .map(|tasks| v1::ListTasksReply { tasks: tasks.into_iter().map(TaskView::brief).map(view).collect() });
         reply(listed)
     }
 

@@ -8,7 +8,7 @@ use tonic::Request;
 
 use ollamax_proto::v1;
 use ollamax_proto::v1::tools_server;
-use ollamax_tools::{CallError, Caller, Principal, Progress, Started, Tool, ToolError};
+use ollamax_tools::{Call, CallError, Caller, Principal, Progress, Started, Tool, ToolError};
 use ollamax_types::ErrorCode;
 
 use super::daemon::AdminError;
@@ -49,7 +49,8 @@ impl Tools {
         let answer = if no_wait {
             self.0.start(caller, &name, arguments, progress).await
         } else {
-            self.0.call(caller, &name, arguments, progress).await.map(Started::Answered)
+            let asked = Call { caller, once: None, progress };
+            self.0.call(asked, None, &name, arguments).await.map(Started::Answered)
         };
         Ok(match answer.map_err(refused)? {
             Started::Answered(value) => v1::CallToolReply { result_json: value.to_string(), task: None },

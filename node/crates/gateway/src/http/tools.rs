@@ -13,7 +13,7 @@ use axum::http::request::Parts as Head;
 use axum::http::{HeaderMap, Response, StatusCode, header};
 use serde_json::{Value, json};
 
-use ollamax_tools::{CallError, Caller, Progress, Started, Tool, ToolError};
+use ollamax_tools::{Call, CallError, Caller, Progress, Started, Tool, ToolError};
 use ollamax_types::ErrorCode;
 
 use crate::error::{ApiError, Shape};
@@ -63,7 +63,8 @@ async fn try_call(door: &OpenDoor, name: &str, request: Request) -> Result<Start
     if prefers_no_wait(&head.headers) {
         return Ok(tools.start(caller, name, arguments, Progress::nobody()).await?);
     }
-    Ok(Started::Answered(tools.call(caller, name, arguments, Progress::nobody()).await?))
+    let asked = Call { caller, once: None, progress: Progress::nobody() };
+    Ok(Started::Answered(tools.call(asked, None, name, arguments).await?))
 }
 
 /// `Prefer: respond-async` (RFC 7240).

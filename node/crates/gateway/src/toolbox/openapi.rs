@@ -253,7 +253,7 @@ mod tests {
     use serde::{Deserialize, Serialize};
 
     use ollamax_tools::{
-        Call, Catalogue, Class, Example, Families, Hints, Idempotency, Permission, Spec, ToolError, Work,
+        Call, Catalogue, Class, Example, Families, Foreseen, Hints, Idempotency, Permission, Spec, ToolError, Work,
     };
 
     use super::*;
@@ -285,7 +285,7 @@ mod tests {
                 examples: &[Example { title: "Fetch m", arguments: r#"{"name": "m"}"# }],
                 ..base
             },
-            |_: &Call, _: &Asked| ready(Ok::<_, ToolError>(Vec::new())).boxed(),
+            |_: &Call, _: &Asked| ready(Ok::<_, ToolError>(Foreseen::default())).boxed(),
             |_: Work, asked: Asked| ready(Ok::<_, ToolError>(asked)).boxed(),
         );
         let all = [looks, fetches].map(|tool| tool.expect("declared well"));

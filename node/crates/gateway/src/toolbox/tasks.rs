@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use ollamax_tools::views::TaskView;
-use ollamax_tools::{Caller, Permission, Progress, TASK_WAIT_MAX, Tasks, ToolError};
+use ollamax_tools::{CallError, Caller, Permission, Progress, TASK_WAIT_MAX, Tasks, ToolError, task};
 use ollamax_types::{ErrorClass, ErrorCode};
 
 use super::Toolbox;
@@ -71,7 +71,7 @@ impl Toolbox {
     /// # Errors
     /// As [`Self::task`], and when no leader is heard of a task that this node does not show.
     pub(crate) async fn find_task(&self, caller: &Caller, id: &str) -> Result<TaskView, ToolError> {
-        let found = self.port(id)?.find(id).await;
+        let found = task::find(&**self.port(id)?, id).await;
         Self::seen(caller, id, found)
     }
 
@@ -134,7 +134,7 @@ impl Toolbox {
     }
 
     async fn try_wish(&self, caller: &Caller, id: &str, wish: Wish) -> Result<TaskView, ToolError> {
-        self.find_task(caller, id).await?;
+        let task = self.find_task(caller, id).await?;
         if wish != Wish::Cancel && !caller.principal.may(Permission::Manage) {
             let message = format!("to {} a task needs the permission {}", wish.as_str(), Permission::Manage);
             return Err(ToolError::new(ErrorCode::Forbidden, message, next_of_an_administrator(id, wish)));
@@ -142,11 +142,30 @@ impl Toolbox {
         let port = self.port(id)?;
         let asked = match wish {
             Wish::Cancel => port.cancel(caller, id),
-            Wish::Retry => port.retry(caller, id),
+            Wish::Retry => port.retry(caller, id, self.foreseen_again(caller, &task).await?),
             Wish::Approve => port.decide(caller, id, true),
             Wish::Deny => port.decide(caller, id, false),
         };
         asked.await.map(told)
+    }
+
+    /// What a task would do if it were done again, where somebody has to agree to that: nobody is asked for what would
+    /// be refused.
+    async fn foreseen_again(&self, caller: &Caller, task: &TaskView) -> Result<Vec<String>, ToolError> {
+        // Whatever else stands there is not done again, and its record says why.
+        if !matches!(task.status.as_str(), "failed" | "cancelled") || task.attempt == 0 {
+            return Ok(Vec::new());
+        }
+        let arguments = self.port(&task.id)?.arguments(&task.id)?;
+        if !self.catalogue.needs_approval(&task.tool, &arguments) {
+            return Ok(Vec::new());
+        }
+        match self.catalogue.foresee(caller, &task.tool, &arguments).await {
+            Err(CallError::Failed(error)) => Err(error),
+            // Another release took it: whoever agrees reads what it was asked for with.
+            Err(CallError::UnknownTool(_)) => Ok(Vec::new()),
+            Ok(plan) => Ok(plan),
+        }
     }
 
     /// The answer of a call that began a task: what came of it once it is over; else, when the call has waited long
@@ -236,10 +255,40 @@ fn next_of_an_administrator(id: &str, wish: Wish) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ollamax_tools::Principal;
+    use std::future::ready;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use futures::FutureExt as _;
+    use schemars::JsonSchema;
+    use serde::{Deserialize, Serialize};
+    use serde_json::json;
+
     use ollamax_tools::mem::MemTasks;
+    use ollamax_tools::{Call, Catalogue, Families, Foreseen, Hints, Principal, Spec, Started, Tool, Work};
 
     use super::*;
+
+    #[derive(Deserialize, Serialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Asked {
+        name: String,
+        dry_run: Option<bool>,
+        idempotency_key: Option<String>,
+    }
+
+    /// A tool that somebody must agree to, which is refused while this is so.
+    fn drops(is_pinned: Arc<AtomicBool>) -> Tool {
+        let hints = Hints { destructive: true, ..Hints::CHANGE };
+        let (name, title, description, family) = ("drops", "Drops", "Drops it.", "tests");
+        let spec = Spec { name, title, description, family, hints, needs_approval: true, ..Spec::TASK };
+        let plan = move |_: &Call, asked: &Asked| {
+            let refused = || ToolError::new(ErrorCode::PreconditionFailed, "it is pinned", "unpin it");
+            let refusal = is_pinned.load(Ordering::Relaxed).then(refused);
+            ready(Ok::<_, ToolError>(Foreseen { lines: vec![format!("{} goes", asked.name)], refusal })).boxed()
+        };
+        let work = |_: Work, asked: Asked| ready(Ok::<_, ToolError>(asked)).boxed();
+        Tool::work(spec, plan, work).expect("declared well")
+    }
 
     fn caller(principal: Principal) -> Caller {
         Caller { principal, request: Default::default() }
@@ -272,6 +321,27 @@ mod tests {
         assert_eq!(toolbox.cancel_task(&own, "task_1").await.expect("found").status, "cancelled");
         let none = toolbox.find_task(&own, "task_2").await.expect_err("none");
         assert_eq!(none.code, ErrorCode::TaskNotFound);
+    }
+
+    #[tokio::test]
+    async fn what_is_done_again_is_foreseen_again() {
+        let (tasks, own, is_pinned) = (MemTasks::default(), caller(Principal::of_socket(0)), Arc::default());
+        let all = Catalogue::new(vec![drops(Arc::clone(&is_pinned))], &Families::All).expect("one");
+        let catalogue = Arc::new(all.with_tasks(Arc::new(tasks.clone())));
+        let toolbox = Toolbox { catalogue, tasks: Some(Arc::new(tasks.clone())), ..Toolbox::default() };
+        let started = toolbox.start(own.clone(), "drops", json!({"name": "m"}), Progress::nobody()).await;
+        let Ok(Started::Task(task)) = started else { panic!("{started:?}") };
+        assert_eq!(task.plan, ["m goes"]);
+        tasks.set(&task.id, |task| (task.status, task.attempt, task.plan) = ("failed".to_owned(), 1, Vec::new()));
+        is_pinned.store(true, Ordering::Relaxed);
+        let refused = toolbox.retry_task(&own, &task.id).await.expect_err("it would be refused");
+        assert_eq!(refused.message, "it is pinned");
+        is_pinned.store(false, Ordering::Relaxed);
+        assert_eq!(toolbox.retry_task(&own, &task.id).await.expect("again").plan, ["m goes"]);
+        // Of what is not over its record says why it is not done again.
+        is_pinned.store(true, Ordering::Relaxed);
+        let stands = toolbox.retry_task(&own, &task.id).await.expect_err("it is queued");
+        assert!(stands.message.contains("neither failed nor was cancelled"), "{stands}");
     }
 
     #[test]

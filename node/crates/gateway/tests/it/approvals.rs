@@ -19,8 +19,8 @@ use ollamax_gateway::mem::MemKeys;
 use ollamax_gateway::ports::Keys;
 use ollamax_tools::mem::MemTasks;
 use ollamax_tools::once::digest_of;
-use ollamax_tools::{Call, Catalogue, Families, Hints, Spec, Tasks as _, Tool, ToolError, Work};
-use ollamax_types::Digest;
+use ollamax_tools::{Call, Catalogue, Families, Foreseen, Hints, Spec, Tasks as _, Tool, ToolError, Work};
+use ollamax_types::{Digest, ErrorCode};
 
 use crate::desk::House;
 use crate::mcp::json_of;
@@ -40,6 +40,12 @@ struct Gone {
     nodes: Vec<String>,
 }
 
+/// What would go; "pinned" would not.
+fn foreseen(name: &str) -> Foreseen {
+    let refusal = (name == "pinned").then(|| ToolError::new(ErrorCode::PreconditionFailed, "it is pinned", "unpin it"));
+    Foreseen { lines: vec![format!("{name} goes")], refusal }
+}
+
 /// A node of a cluster: its own doors, with the tasks and the keys that all nodes have.
 fn node(tasks: &MemTasks, keys: Option<&MemKeys>) -> Router {
     let hints = Hints { destructive: true, ..Hints::CHANGE };
@@ -52,7 +58,7 @@ fn node(tasks: &MemTasks, keys: Option<&MemKeys>) -> Router {
         hints,
         ..Spec::TASK
     };
-    let plan = |_: &Call, wanted: &Wanted| ready(Ok::<_, ToolError>(vec![format!("{} goes", wanted.name)])).boxed();
+    let plan = |_: &Call, wanted: &Wanted| ready(Ok::<_, ToolError>(foreseen(&wanted.name))).boxed();
     let work = |_: Work, wanted: Wanted| ready(Ok::<_, ToolError>(Gone { nodes: vec![wanted.name] })).boxed();
     let drops = Tool::work(spec, plan, work).expect("declared well");
     let catalogue = Catalogue::new(vec![drops], &Families::All).expect("one").with_tasks(Arc::new(tasks.clone()));
@@ -128,7 +134,7 @@ async fn a_user_is_asked_at_one_node_and_the_answer_counts_at_another_one_and_on
     assert_eq!(form["method"], "elicitation/create", "{found}");
     assert_eq!(form["params"]["requestedSchema"]["required"], json!(["approve"]), "{found}");
     let words = form["params"]["message"].as_str().unwrap_or_default();
-    assert_eq!(words, r#"drops needs your approval: {"name":"m"}"#, "{found}");
+    assert_eq!(words, "drops needs your approval: {\"name\":\"m\"}\n- m goes", "{found}");
     assert_eq!(statuses(&tasks), [""; 0], "nothing is on record before there is an answer");
 
     let state = result["requestState"].as_str().expect("a state");
@@ -240,6 +246,8 @@ async fn an_answer_that_is_none_is_refused_and_a_missing_one_is_asked_for_again(
     // What cannot be done is told before anybody is asked; what only looks is answered.
     let found = refusal(&ask(&one, json!({"arguments": {"nome": "m"}})).await);
     assert_eq!(found["code"], "bad_request", "{found}");
+    let found = refusal(&ask(&one, json!({"arguments": {"name": "pinned"}})).await);
+    assert_eq!((&found["code"], &found["next"]), (&json!("precondition_failed"), &json!("unpin it")), "{found}");
     let found = ask(&one, json!({"arguments": {"name": "m", "dry_run": true}})).await;
     assert_eq!(found["result"]["structuredContent"]["plan"], json!(["m goes"]), "{found}");
     assert_eq!(statuses(&tasks), [""; 0]);
@@ -254,6 +262,7 @@ async fn a_client_that_cannot_ask_and_a_node_without_keys_leave_the_task_to_an_a
         let found = asked(&node(&tasks, keys), 0, able, json!({})).await;
         let content = &found["result"]["structuredContent"];
         assert_eq!(content["task"]["status"], "waiting", "{found}");
+        assert_eq!(content["task"]["plan"], json!(["m goes"]), "{found}");
         assert!(content["next"].as_str().is_some_and(|next| next.contains("ollamax approve")), "{found}");
     }
 }

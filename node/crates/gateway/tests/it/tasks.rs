@@ -29,7 +29,8 @@ use ollamax_proto::v1::{
 };
 use ollamax_tools::mem::MemTasks;
 use ollamax_tools::{
-    Call, Caller, Catalogue, Families, Idempotency, Principal, Progress, Spec, Tasks as _, Tool, ToolError, Work,
+    Call, Caller, Catalogue, Families, Foreseen, Idempotency, Principal, Progress, Spec, Tasks as _, Tool, ToolError,
+    Work,
 };
 use ollamax_types::ErrorCode;
 
@@ -57,7 +58,8 @@ struct Got {
 /// What a tool of this name works at, and one that tells how far it is.
 fn catalogue() -> Catalogue {
     let long = Spec { task: true, idempotency: Idempotency::ByKey, ..spec("fetches") };
-    let plan = |_: &Call, wanted: &Wanted| ready(Ok::<_, ToolError>(vec![format!("{} comes", wanted.name)])).boxed();
+    let comes = |name: &str| Foreseen::of(vec![format!("{name} comes")]);
+    let plan = move |_: &Call, wanted: &Wanted| ready(Ok::<_, ToolError>(comes(&wanted.name))).boxed();
     let work = |_: Work, wanted: Wanted| ready(Ok::<_, ToolError>(Got { nodes: vec![wanted.name] })).boxed();
     let counts = |call: Call, words: Words| {
         async move {

@@ -79,6 +79,7 @@ fn working(number: u8, node: u64, due_at: u64) -> Task {
         priority: 5,
         repeatable: true,
         needs_approval: false,
+        plan: String::new(),
         state: TaskState::Working { node: NodeId(node) },
         attempt: 3,
         losses: 0,

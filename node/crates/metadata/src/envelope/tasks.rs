@@ -23,7 +23,7 @@ pub(super) fn decode_once(stored: &disk::EnvelopeOnce) -> Result<OnceKey, Envelo
 /// A command about tasks; `None`: it is another one.
 pub(super) fn encode(command: &Command) -> Option<Stored> {
     Some(match command {
-        Command::OpenTask { id, tool, arguments_json, subject, priority, repeatable, needs_approval } => {
+        Command::OpenTask { id, tool, arguments_json, subject, priority, repeatable, needs_approval, plan } => {
             Stored::OpenTask(disk::CommandOpenTask {
                 id: id.0.to_vec(),
                 tool: tool.clone(),
@@ -32,6 +32,7 @@ pub(super) fn encode(command: &Command) -> Option<Stored> {
                 priority: u32::from(*priority),
                 repeatable: *repeatable,
                 needs_approval: *needs_approval,
+                plan: plan.clone(),
             })
         }
         Command::DecideTask { id, approved } => {
@@ -50,7 +51,9 @@ pub(super) fn encode(command: &Command) -> Option<Stored> {
             outcome: Some(encode_outcome(outcome)),
         }),
         Command::CancelTask { id } => Stored::CancelTask(id.0.to_vec()),
-        Command::RetryTask { id } => Stored::RetryTask(id.0.to_vec()),
+        Command::RetryTask { id, plan } => {
+            Stored::RetryTask(disk::CommandRetryTask { id: id.0.to_vec(), plan: plan.clone() })
+        }
         _ => return None,
     })
 }
@@ -69,6 +72,7 @@ pub(super) fn decode_open(stored: disk::CommandOpenTask) -> Result<Command, Enve
         priority: u8::try_from(stored.priority).map_err(|_| EnvelopeError::Field("priority"))?,
         repeatable: stored.repeatable,
         needs_approval: stored.needs_approval,
+        plan: stored.plan,
     })
 }
 
@@ -98,8 +102,8 @@ pub(super) fn decode_cancel(stored: &[u8]) -> Result<Command, EnvelopeError> {
     Ok(Command::CancelTask { id: id(stored)? })
 }
 
-pub(super) fn decode_retry(stored: &[u8]) -> Result<Command, EnvelopeError> {
-    Ok(Command::RetryTask { id: id(stored)? })
+pub(super) fn decode_retry(stored: disk::CommandRetryTask) -> Result<Command, EnvelopeError> {
+    Ok(Command::RetryTask { id: id(&stored.id)?, plan: stored.plan })
 }
 
 fn id(bytes: &[u8]) -> Result<TaskId, EnvelopeError> {

@@ -166,6 +166,8 @@ fn open_task(needs_approval: bool) -> Command {
         priority: 5,
         repeatable: true,
         needs_approval,
+        // Somebody reads it before they approve.
+        plan: if needs_approval { "l".into() } else { String::new() },
     }
 }
 
@@ -191,7 +193,7 @@ fn task_commands() -> Vec<Command> {
         end_task(TaskOutcome::Failed { code: ErrorCode::TaskNotFound, text, next }),
         end_task(TaskOutcome::Cancelled),
         Command::CancelTask { id },
-        Command::RetryTask { id },
+        Command::RetryTask { id, plan: "l".into() },
         Command::AddStateKey { secret: SecretKey::new([7; 32]) },
     ]
 }
@@ -444,7 +446,7 @@ fn golden_samples_of_tasks_and_of_a_key() {
     let (id, sevens) = (TaskId([7; 16]), "07".repeat(16));
     let opened = format!("0a10{sevens} 120174 1a027b7d 220173 2805 3001");
     golden(open_task(false), "b203", &opened);
-    golden(open_task(true), "b203", &format!("{opened} 3801"));
+    golden(open_task(true), "b203", &format!("{opened} 3801 42016c"));
     golden(Command::DecideTask { id, approved: true }, "ba03", &format!("0a10{sevens} 1001"));
     golden(Command::AssignTask { id, node: NodeId(2) }, "c203", &format!("0a10{sevens} 1002"));
     let progress = TaskProgress { done: 1, total: 300, text: "p".into() };
@@ -458,7 +460,7 @@ fn golden_samples_of_tasks_and_of_a_key() {
     golden(end_task(TaskOutcome::Failed { code, text, next }), "d203", &format!("{ended} {failed}"));
     golden(end_task(TaskOutcome::Cancelled), "d203", &format!("{ended} 2202 1a00"));
     golden(Command::CancelTask { id }, "da03", &sevens);
-    golden(Command::RetryTask { id }, "e203", &sevens);
+    golden(Command::RetryTask { id, plan: "l".into() }, "e203", &format!("0a10{sevens} 12016c"));
     golden(Command::AddStateKey { secret: SecretKey::new([7; 32]) }, "ea03", &"07".repeat(32));
 
     let once = Some(OnceKey { key: [1; 32], digest: [2; 32] });

@@ -43,6 +43,7 @@ pub(super) fn encode(record: &Task) -> Vec<u8> {
         begun_at_ms: record.begun_at.0,
         updated_at_ms: record.updated_at.0,
         due_at_ms: record.due_at.0,
+        plan: record.plan.clone(),
     };
     seal(VERSION, &message)
 }
@@ -61,6 +62,7 @@ pub(super) fn decode(id: TaskId, bytes: &[u8]) -> Result<Task, Malformed> {
         priority,
         repeatable: message.repeatable,
         needs_approval: message.needs_approval,
+        plan: message.plan,
         state,
         attempt: message.attempt,
         losses: message.losses,

@@ -2,6 +2,7 @@
 
 use std::future::{pending, ready};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::mem::MemTasks;
 use crate::principal::Permission;
-use crate::tool::{Class, Example, Hints, Idempotency, Spec};
+use crate::tool::{Class, Example, Foreseen, Hints, Idempotency, Spec};
 
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -195,19 +196,26 @@ const LONG: Spec = Spec {
     ..Spec::TASK
 };
 
+/// Something speaks against "pinned".
+fn foreseen(name: &str) -> Foreseen {
+    let refusal = (name == "pinned").then(|| ToolError::new(ErrorCode::PreconditionFailed, "it is pinned", "unpin it"));
+    Foreseen { lines: vec![format!("makes {name}")], refusal }
+}
+
 /// A tool that works in a task; at "panics" it does, and at "floods" its answer is too large.
 fn long(spec: Spec) -> Tool {
     let work = |work: Work, asked: Long| async move {
         work.progress.tell(1, Some(1), "made");
         match asked.name.as_str() {
             "panics" => panic!("a defect"),
+            "held" => Err(ToolError::new(ErrorCode::PreconditionFailed, "it is pinned", "unpin it")),
             "floods" => Ok(Made { name: "x".repeat(1_000) }),
             _ => Ok(Made { name: asked.name }),
         }
     };
     Tool::work(
         spec,
-        |_: &Call, asked: &Long| ready(Ok(vec![format!("makes {}", asked.name)])).boxed(),
+        |_: &Call, asked: &Long| ready(Ok(foreseen(&asked.name))).boxed(),
         move |given: Work, asked: Long| work(given, asked).boxed(),
     )
     .expect("declared well")
@@ -266,11 +274,38 @@ async fn a_task_that_a_person_must_agree_to_is_answered_before_anybody_does() {
     let answer =
         all.call(caller(Principal::of_socket(1)), "make", json!({"name": "m"})).await.expect("it is asked for");
     assert_eq!((&answer["task"]["status"], &answer["result"]), (&json!("waiting"), &Value::Null));
+    assert_eq!(answer["task"]["plan"], json!(["makes m"]), "{answer}");
     let id = answer["task"]["id"].as_str().expect("an id");
     assert!(answer["next"].as_str().is_some_and(|next| next.contains(&format!("ollamax approve {id}"))), "{answer}");
     tasks.set(id, |task| task.status = "cancelled".to_owned());
     let task = tasks.task(id).expect("it is there");
     assert!(all.finished(&task).is_some_and(|answer| answer.is_err()));
+}
+
+#[tokio::test]
+async fn nobody_is_asked_for_what_would_be_refused_and_a_call_that_came_before_is_the_same_one_still() {
+    let hints = Hints { destructive: true, ..Hints::CHANGE };
+    // "late" is pinned as soon as it was planned once.
+    let planned = AtomicBool::new(false);
+    let plan = move |_: &Call, asked: &Long| {
+        let is_late = asked.name == "late" && planned.swap(true, Ordering::Relaxed);
+        ready(Ok::<_, ToolError>(foreseen(if is_late { "pinned" } else { &asked.name }))).boxed()
+    };
+    let work = |_: Work, asked: Long| ready(Ok::<_, ToolError>(Made { name: asked.name })).boxed();
+    let destroys = Tool::work(Spec { needs_approval: true, hints, ..LONG }, plan, work).expect("declared well");
+    let (all, tasks) = with_tasks(vec![destroys]);
+    let refused = start(&all, "make", json!({"name": "pinned", "idempotency_key": "p"})).await;
+    let Err(CallError::Failed(error)) = refused else { panic!("{refused:?}") };
+    assert_eq!((error.code, error.next.as_str()), (ErrorCode::PreconditionFailed, "unpin it"));
+    assert_eq!(tasks.tasks(), Ok(Vec::new()), "nobody is asked");
+    let dry = start(&all, "make", json!({"name": "pinned", "dry_run": true})).await;
+    let Ok(Started::Answered(dry)) = dry else { panic!("{dry:?}") };
+    assert_eq!(dry["plan"], json!(["makes pinned", "it would be refused: it is pinned"]));
+    let late = json!({"name": "late", "idempotency_key": "l"});
+    let task = opened(&all, "make", late.clone()).await;
+    assert_eq!((task.plan.as_slice(), task.is_waiting()), (&["makes late".to_owned()][..], true));
+    assert_eq!(opened(&all, "make", late).await, task);
+    assert!(start(&all, "make", json!({"name": "late"})).await.is_err(), "that is another call");
 }
 
 #[tokio::test]
@@ -282,15 +317,19 @@ async fn a_call_to_which_a_person_must_agree_is_checked_before_anybody_is_asked_
     assert!(all.needs_approval("destroy", &arguments));
     assert!(!all.needs_approval("destroy", &json!({"name": "m", "dry_run": true})));
     assert!(!all.needs_approval("make", &arguments) && !all.needs_approval("nothing", &arguments));
-    let check = |principal: Principal, arguments: Value| match all.check(&caller(principal), "destroy", &arguments) {
-        Err(CallError::Failed(error)) => Some(error.code),
-        Err(other) => panic!("{other:?}"),
-        Ok(()) => None,
+    let check = async |principal: Principal, arguments: Value, expected: Result<&str, ErrorCode>| {
+        let found = match all.foresee(&caller(principal), "destroy", &arguments).await {
+            Err(CallError::Failed(error)) => Err(error.code),
+            Err(other) => panic!("{other:?}"),
+            Ok(lines) => Ok(lines.join("; ")),
+        };
+        assert_eq!(found, expected.map(ToOwned::to_owned), "{arguments}");
     };
-    assert_eq!(check(Principal::of_socket(1), arguments.clone()), None);
-    assert_eq!(check(Principal::loopback(), arguments.clone()), Some(ErrorCode::Forbidden));
-    assert_eq!(check(Principal::of_socket(1), json!({"nome": "m"})), Some(ErrorCode::BadRequest));
-    assert_eq!(check(Principal::of_socket(1), json!({"name": "nonsense"})), Some(ErrorCode::ConfigInvalid));
+    check(Principal::of_socket(1), arguments.clone(), Ok("makes m")).await;
+    check(Principal::loopback(), arguments.clone(), Err(ErrorCode::Forbidden)).await;
+    check(Principal::of_socket(1), json!({"nome": "m"}), Err(ErrorCode::BadRequest)).await;
+    check(Principal::of_socket(1), json!({"name": "nonsense"}), Err(ErrorCode::ConfigInvalid)).await;
+    check(Principal::of_socket(1), json!({"name": "pinned"}), Err(ErrorCode::PreconditionFailed)).await;
     assert_eq!(tasks.tasks().map(|tasks| tasks.len()), Ok(0), "nothing has begun");
     let begin = async |round: &str, arguments: &Value| {
         let once = Some(OnceKey::of_round(round, arguments));
@@ -349,6 +388,23 @@ async fn work_is_done_by_its_owner_and_what_it_does_wrong_is_its_own_fault() {
     for tool in ["look", "of_another_release"] {
         assert_eq!(work(admin(), tool, json!({"name": "m"})).await, Err(ErrorCode::NotImplemented), "{tool}");
     }
+}
+
+#[tokio::test]
+async fn what_was_agreed_to_and_is_refused_all_the_same_says_that_things_have_changed() {
+    let hints = Hints { destructive: true, ..Hints::CHANGE };
+    let agreed = long(Spec { name: "destroy", needs_approval: true, hints, ..LONG });
+    let (all, _) = with_tasks(vec![long(LONG), agreed]);
+    let check = async |tool: &str, attempt: u32, expected: &str| {
+        let (progress, cancelled) = (Progress::nobody(), CancellationToken::new());
+        let work = Work { caller: caller(Principal::of_socket(1)), attempt, progress, cancelled };
+        let error = all.work(work, tool, json!({"name": "held"})).await.expect_err("it is refused");
+        assert_eq!((error.message.as_str(), error.next.as_str()), (expected, "unpin it"), "{tool} {attempt}");
+    };
+    check("make", 1, "it is pinned").await;
+    check("destroy", 1, "things have changed since it was asked for: it is pinned").await;
+    // Of what was there by then nothing is known any more.
+    check("destroy", 2, "it is pinned").await;
 }
 
 #[tokio::test]

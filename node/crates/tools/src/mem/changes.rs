@@ -9,7 +9,7 @@ use ollamax_types::ErrorCode;
 
 use crate::error::ToolError;
 use crate::ports::{Answer, Changes, DeleteAsked, PullAsked};
-use crate::tool::Call;
+use crate::tool::{Call, Foreseen};
 use crate::views::{Deleted, EventView, Rescanned};
 use crate::work::Work;
 
@@ -78,16 +78,16 @@ impl Changes for MemChanges {
         self.write(by, "rescan", vec![found])
     }
 
-    fn plan_pull(&self, asked: &PullAsked) -> Answer<Vec<String>> {
-        ready(Ok(vec![pull(asked)])).boxed()
+    fn plan_pull(&self, asked: &PullAsked) -> Answer<Foreseen> {
+        ready(Ok(Foreseen::of(vec![pull(asked)]))).boxed()
     }
 
     fn pull(&self, work: Work, asked: PullAsked) -> Answer<Vec<String>> {
         self.work(&work, pull(&asked), asked.nodes)
     }
 
-    fn plan_delete(&self, asked: &DeleteAsked) -> Answer<Vec<String>> {
-        ready(Ok(vec![delete(asked)])).boxed()
+    fn plan_delete(&self, asked: &DeleteAsked) -> Answer<Foreseen> {
+        ready(Ok(Foreseen::of(vec![delete(asked)]))).boxed()
     }
 
     fn delete(&self, work: Work, asked: DeleteAsked) -> Answer<Deleted> {

@@ -5,6 +5,7 @@ use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt as _;
+use serde_json::Value;
 use tokio::sync::watch;
 
 use ollamax_types::ErrorCode;
@@ -97,9 +98,11 @@ impl MemTasks {
         }
         // Who approves it reads what was asked for.
         let text = if asked.needs_approval { format!("{} {}", asked.tool, asked.arguments) } else { String::new() };
+        let drawn = format!("task_{:032x}", kept.tasks.len() + 1);
         let task = TaskView {
-            id: format!("task_{:032x}", kept.tasks.len() + 1),
+            id: asked.once.map_or(drawn, |once| once.task().to_string()),
             text,
+            plan: asked.plan.clone(),
             tool: asked.tool.to_owned(),
             status: if asked.needs_approval { "waiting" } else { "queued" }.to_owned(),
             priority: 5,
@@ -151,14 +154,6 @@ impl Tasks for MemTasks {
         if kept.is_behind || kept.late.contains(id) { Err(missing(id)) } else { kept.find(id) }
     }
 
-    fn find(&self, id: &str) -> Answer<TaskView> {
-        let mut kept = self.kept();
-        kept.is_behind = false;
-        kept.late.remove(id);
-        drop(kept);
-        ready(self.task(id)).boxed()
-    }
-
     fn tasks(&self) -> Result<Vec<TaskView>, ToolError> {
         Ok(self.kept().tasks.values().cloned().collect())
     }
@@ -174,7 +169,14 @@ impl Tasks for MemTasks {
         })
     }
 
-    fn retry(&self, _by: &Caller, id: &str) -> Answer<TaskView> {
+    fn arguments(&self, id: &str) -> Result<Value, ToolError> {
+        let kept = self.kept();
+        kept.find(id)?;
+        // One that a test has made was asked for with nothing.
+        Ok(kept.asked.get(id).map(|asked| asked.arguments.clone()).unwrap_or_default())
+    }
+
+    fn retry(&self, _by: &Caller, id: &str, plan: Vec<String>) -> Answer<TaskView> {
         self.change(id, |task| {
             if !matches!(task.status.as_str(), "failed" | "cancelled") {
                 return Err(not_so(task, "neither failed nor was cancelled"));
@@ -183,7 +185,7 @@ impl Tasks for MemTasks {
             if task.attempt == 0 {
                 return Err(not_so(task, "was never begun"));
             }
-            (task.status, task.attempt, task.error) = ("queued".to_owned(), 0, None);
+            (task.status, task.attempt, task.error, task.plan) = ("queued".to_owned(), 0, None, plan);
             Ok(())
         })
     }
@@ -199,7 +201,10 @@ impl Tasks for MemTasks {
     }
 
     fn catch_up(&self) -> Answer<()> {
-        self.kept().is_behind = false;
+        let mut kept = self.kept();
+        kept.is_behind = false;
+        kept.late.clear();
+        drop(kept);
         ready(Ok(())).boxed()
     }
 

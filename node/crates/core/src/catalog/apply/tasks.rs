@@ -6,8 +6,8 @@
 //! leaves its index in `Counts::tasks_changed_at`.
 
 use ollamax_types::limits::{
-    TASK_ARGUMENTS_BYTES_MAX, TASK_PRIORITY_MAX, TASK_RESULT_BYTES_MAX, TASK_TEXT_BYTES_MAX, TASKS_MAX, TASKS_OPEN_MAX,
-    TASKS_TOLD_MAX,
+    TASK_ARGUMENTS_BYTES_MAX, TASK_PLAN_BYTES_MAX, TASK_PRIORITY_MAX, TASK_RESULT_BYTES_MAX, TASK_TEXT_BYTES_MAX,
+    TASKS_MAX, TASKS_OPEN_MAX, TASKS_TOLD_MAX,
 };
 use ollamax_types::{NodeId, TaskId, Timestamp};
 
@@ -27,7 +27,7 @@ const ROOM_LOOK_MAX: usize = 300;
 /// A command about tasks.
 pub(super) fn step(scene: &Scene<'_>) -> Step {
     match &scene.entry.command {
-        Command::OpenTask { id, tool, arguments_json, subject, priority, repeatable, needs_approval } => {
+        Command::OpenTask { id, tool, arguments_json, subject, priority, repeatable, needs_approval, plan } => {
             let asked = Asked {
                 tool,
                 arguments_json,
@@ -35,6 +35,7 @@ pub(super) fn step(scene: &Scene<'_>) -> Step {
                 priority: *priority,
                 repeatable: *repeatable,
                 needs_approval: *needs_approval,
+                plan,
             };
             open(scene, *id, &asked)
         }
@@ -43,7 +44,7 @@ pub(super) fn step(scene: &Scene<'_>) -> Step {
         Command::TellTasks { node, tasks } => tell(scene, *node, tasks),
         Command::EndTask { node, id, attempt, outcome } => end(scene, (*node, *attempt), id, outcome),
         Command::CancelTask { id } => cancel(scene, id),
-        Command::RetryTask { id } => retry(scene, id),
+        Command::RetryTask { id, plan } => retry(scene, id, plan),
         other => Err(Fault::Invariant(format!("{} is no command about tasks", other.word())).into()),
     }
 }
@@ -56,6 +57,7 @@ struct Asked<'a> {
     priority: u8,
     repeatable: bool,
     needs_approval: bool,
+    plan: &'a str,
 }
 
 // === impl Asked ===
@@ -65,6 +67,7 @@ impl Asked<'_> {
         check_identifier("the tool of a task", self.tool)?;
         check_bytes("the arguments of a task", self.arguments_json, TASK_ARGUMENTS_BYTES_MAX)?;
         check_identifier("the subject of a task", self.subject)?;
+        check_plan(self.plan)?;
         if self.priority > TASK_PRIORITY_MAX {
             let priority = self.priority;
             return Err(invalid(format!("the priority of a task is 0 to {TASK_PRIORITY_MAX}, not {priority}")));
@@ -72,6 +75,7 @@ impl Asked<'_> {
         Ok(())
     }
 
+    /// Who asks for the same again may foresee something else by now.
     fn is(&self, task: &Task) -> bool {
         let asked = (self.tool, self.arguments_json, self.subject, self.priority, self.repeatable);
         let (tool, arguments_json, subject) = (&*task.tool, &*task.arguments_json, &*task.subject);
@@ -103,6 +107,7 @@ fn open(scene: &Scene<'_>, id: TaskId, asked: &Asked<'_>) -> Step {
         priority: asked.priority,
         repeatable: asked.repeatable,
         needs_approval: asked.needs_approval,
+        plan: asked.plan.to_owned(),
         state: TaskState::Queued,
         attempt: 0,
         losses: 0,
@@ -117,6 +122,11 @@ fn open(scene: &Scene<'_>, id: TaskId, asked: &Asked<'_>) -> Step {
     let state = if asked.needs_approval { TaskState::Waiting } else { TaskState::Queued };
     write(&draft, task.into_state(state, now), index)?;
     Ok(Applied::done(draft.into_mutations()))
+}
+
+/// None is told where nobody has to read it.
+fn check_plan(plan: &str) -> Result<(), Stop> {
+    if plan.is_empty() { Ok(()) } else { check_bytes("the plan of a task", plan, TASK_PLAN_BYTES_MAX) }
 }
 
 /// One caller does not fill the queue of all.
@@ -224,13 +234,16 @@ fn cancel(scene: &Scene<'_>, id: &TaskId) -> Step {
     }
 }
 
-/// One that was never begun may be one that nobody approved: it is opened anew. What needed an approval needs one more.
-fn retry(scene: &Scene<'_>, id: &TaskId) -> Step {
+/// One that was never begun may be one that nobody approved: it is opened anew. What needed an approval needs one more,
+/// and whoever approves that reads what it would do now.
+fn retry(scene: &Scene<'_>, id: &TaskId, plan: &str) -> Step {
+    check_plan(plan)?;
     let task = known(scene.view, id)?;
     match &task.state {
         TaskState::Failed { .. } | TaskState::Cancelled if task.attempt > 0 => {
             check_share(scene.view, &task.subject)?;
-            let again = Task { losses: 0, cancel_asked: false, progress: TaskProgress::default(), ..task };
+            let (plan, progress) = (plan.to_owned(), TaskProgress::default());
+            let again = Task { losses: 0, cancel_asked: false, plan, progress, ..task };
             let state = if again.needs_approval { TaskState::Waiting } else { TaskState::Queued };
             moved(scene, again, state)
         }

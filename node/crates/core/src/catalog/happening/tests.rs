@@ -354,6 +354,7 @@ fn a_task_tells_that_it_was_opened_begun_and_ended_and_not_what_it_was_about() {
         priority: 5,
         repeatable: false,
         needs_approval,
+        plan: SECRET.to_owned(),
     };
     let opened = "pull_model, by admin; it waits for an approval";
     world.check(1, open(true), &[("task_opened", name, opened)]);
@@ -371,12 +372,13 @@ fn a_task_tells_that_it_was_opened_begun_and_ended_and_not_what_it_was_about() {
     let outcome = TaskOutcome::Failed { code, text, next };
     let end = |outcome| Command::EndTask { node: NodeId(1), id, attempt: 1, outcome };
     world.check(4, end(outcome), &[("task_ended", name, "pull_model: failed, disk_full")]);
-    world.check(5, Command::RetryTask { id }, &[("task_opened", name, opened)]);
+    let retry = || Command::RetryTask { id, plan: SECRET.to_owned() };
+    world.check(5, retry(), &[("task_opened", name, opened)]);
     world.check(5, Command::DecideTask { id, approved: true }, &[]);
     world.check(5, assign.clone(), &[("task_begun", name, "pull_model at node/1, attempt 2")]);
     let lost = "pull_model: failed, outcome_unknown";
     world.check(100_000, Command::Expire, &[("task_ended", name, lost)]);
-    world.check(100_000, Command::RetryTask { id }, &[("task_opened", name, opened)]);
+    world.check(100_000, retry(), &[("task_opened", name, opened)]);
     world.check(100_000, Command::CancelTask { id }, &[("task_ended", name, "pull_model: cancelled")]);
     world.check(100_000, Command::CancelTask { id }, &[]);
     world.check(1_000_000_000, Command::Expire, &[]);

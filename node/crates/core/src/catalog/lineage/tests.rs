@@ -352,6 +352,7 @@ fn tasks_that_somebody_worked_at_are_lost_and_all_others_go_along() {
             priority: 5,
             repeatable,
             needs_approval: false,
+            plan: String::new(),
             state: TaskState::Queued,
             attempt: 1,
             losses: 0,

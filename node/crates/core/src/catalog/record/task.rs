@@ -28,6 +28,9 @@ pub struct Task {
     pub repeatable: bool,
     /// Somebody must approve it, each time that it is asked for.
     pub needs_approval: bool,
+    /// What it would do, line by line, as it was foreseen when it was opened; at most `TASK_PLAN_BYTES_MAX`. Empty: not
+    /// told.
+    pub plan: String,
     /// Where it stands.
     pub state: TaskState,
     /// How often it was begun since it was opened; 0: never. It never counts back, also where the task is asked for

@@ -1,9 +1,10 @@
 //! The question before a call that destroys something, to the user of a client that carries a state and takes no tasks:
 //! asked in the answer to one request, answered in the next one, at whichever node.
 //!
-//! Always: nothing is on record before there is an answer; a state counts for its caller, tool and arguments alone, and
-//! its answer once, whoever brings it again, and wherever: what it came to is one task, whose id comes of the state.
-//! Who says no, or nothing, has said no. Where the cluster has no keys yet, the call goes as one without a user to ask.
+//! Always: nobody is asked for what would be refused; nothing is on record before there is an answer; a state counts
+//! for its caller, tool and arguments alone, and its answer once, whoever brings it again, and wherever: what it came to
+//! is one task, whose id comes of the state. Who says no, or nothing, has said no. Where the cluster has no keys yet, the
+//! call goes as one without a user to ask.
 
 use rmcp::ErrorData;
 use rmcp::model::{CallToolResponse, InputRequiredResult, InputResponses};
@@ -49,23 +50,24 @@ impl Round<'_> {
         // It is opened before anything else is looked at.
         let opened = state.map(|sealed| seal.open(sealed, &bound_to)).transpose()?;
         let answer = responses.and_then(|responses| responses.get(tasks::APPROVAL));
-        let (Some(opened), Some(answer)) = (opened, answer) else { return self.ask(seal, &bound_to).map(Some) };
+        let (Some(opened), Some(answer)) = (opened, answer) else { return self.ask(seal, &bound_to).await.map(Some) };
         let yes = tasks::said(answer)?.unwrap_or(false);
         let round = opened.get(ROUND).and_then(Value::as_str);
         let round = round.ok_or_else(|| ErrorData::invalid_params("requestState: it is of another call", None))?;
         let once = Some(OnceKey::of_round(round, self.arguments));
         let asked = Call { caller: self.caller.clone(), once, progress: progress.clone() };
-        told(self.tools.call_decided(asked, yes, self.name, self.arguments.clone()).await).map(Some)
+        told(self.tools.call(asked, Some(yes), self.name, self.arguments.clone()).await).map(Some)
     }
 
-    fn ask(&self, seal: &Seal, bound_to: &str) -> Result<CallToolResponse, ErrorData> {
-        if let Err(refused) = self.tools.ask_first(self.caller, self.name, self.arguments) {
-            return told(Err(refused));
-        }
+    async fn ask(&self, seal: &Seal, bound_to: &str) -> Result<CallToolResponse, ErrorData> {
+        let plan = match self.tools.ask_first(self.caller, self.name, self.arguments).await {
+            Ok(plan) => plan,
+            Err(refused) => return told(Err(refused)),
+        };
         let round = ollamax_security::random_bytes::<32>();
         let round = round.map_err(|error| ErrorData::internal_error(format!("draw a round: {error}"), None))?;
         let sealed = seal.close(&json!({ROUND: Digest(round).to_string()}), bound_to)?;
-        Ok(InputRequiredResult::new(Some(tasks::approval(self.question())), Some(sealed)).into())
+        Ok(InputRequiredResult::new(Some(tasks::approval(self.question(), &plan)), Some(sealed)).into())
     }
 
     fn question(&self) -> String {

@@ -18,7 +18,7 @@ use rmcp::service::{RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::Value;
 
-use ollamax_tools::{Caller, Progress, Started, Tool};
+use ollamax_tools::{Call, Caller, Progress, Started, Tool};
 use ollamax_types::ErrorCode as Refused;
 
 use super::approval::Round;
@@ -91,7 +91,8 @@ impl Server {
         progress: Progress,
     ) -> Result<CallToolResponse, ErrorData> {
         if !client.takes_tasks {
-            return told(self.tools.call(caller, name, arguments, progress).await);
+            let asked = Call { caller, once: None, progress };
+            return told(self.tools.call(asked, None, name, arguments).await);
         }
         match self.tools.start(caller, name, arguments, progress).await {
             Ok(Started::Answered(value)) => told(Ok(value)),

@@ -87,8 +87,11 @@ pub(super) fn base(task: &TaskView) -> Task {
     let mut base = Task::new(task.id.as_str(), TaskStatus::Working, task.created_at.as_str(), task.updated_at.as_str())
         .with_poll_interval_ms(POLL_MS);
     base.ttl_ms = kept_ms(task);
-    if !task.text.is_empty() {
-        base = base.with_status_message(task.text.as_str());
+    // Who cannot be asked reads here what somebody else is to agree to.
+    let plan = if task.is_waiting() { task.plan.as_slice() } else { &[] };
+    let text = with_plan(task.text.clone(), plan);
+    if !text.is_empty() {
+        base = base.with_status_message(text);
     }
     base
 }
@@ -104,7 +107,7 @@ fn kept_ms(task: &TaskView) -> Option<u64> {
 fn payload(catalogue: &Catalogue, task: &TaskView, client: Client) -> TaskPayload {
     if task.is_waiting() && client.asks {
         let asked = format!("{} needs your approval ({}): {}", task.tool, task.id, task.text);
-        return TaskPayload::InputRequired { input_requests: approval(asked) };
+        return TaskPayload::InputRequired { input_requests: approval(asked, &task.plan) };
     }
     if task.status == "cancelled" {
         return TaskPayload::Cancelled;
@@ -122,13 +125,18 @@ fn object(result: &CallToolResult) -> JsonObject {
     }
 }
 
-/// The form that asks whether something may be done, in these words.
-pub(super) fn approval(message: String) -> InputRequests {
+/// A text with what would be done below it, line by line.
+fn with_plan(text: String, plan: &[String]) -> String {
+    plan.iter().fold(text, |text, line| format!("{text}\n- {line}"))
+}
+
+/// The form that asks whether something may be done, in these words, with what would be done.
+pub(super) fn approval(message: String, plan: &[String]) -> InputRequests {
     let field = BooleanSchema::new().title("Do it").description("Yes: it is done. No: nothing happens.");
     let fields = BTreeMap::from([(APPROVE.to_owned(), PrimitiveSchemaDefinition::Boolean(field))]);
     let form = ElicitRequestParams::FormElicitationParams {
         meta: None,
-        message,
+        message: with_plan(message, plan),
         requested_schema: ElicitationSchema::new(fields).with_required(vec![APPROVE.to_owned()]),
     };
     InputRequests::from([(APPROVAL.to_owned(), InputRequest::Elicitation(ElicitRequest::new(form)))])
@@ -196,8 +204,8 @@ mod tests {
     use super::*;
 
     fn task(status: &str) -> TaskView {
-        let (id, text) = ("task_1".to_owned(), "m goes".to_owned());
-        TaskView { id, text, tool: "drops".to_owned(), status: status.to_owned(), ..TaskView::default() }
+        let (id, text, plan) = ("task_1".to_owned(), "drops m".to_owned(), vec!["m goes".to_owned()]);
+        TaskView { id, text, plan, tool: "drops".to_owned(), status: status.to_owned(), ..TaskView::default() }
     }
 
     fn responses(value: Value) -> InputResponses {
@@ -221,16 +229,19 @@ mod tests {
     fn what_waits_asks_who_can_be_asked_and_tells_everybody_else() {
         let (catalogue, asks) = (Catalogue::default(), Client { asks: true, takes_tasks: true });
         let shown = serde_json::to_value(detailed(&catalogue, &task("waiting"), asks)).expect("JSON");
-        assert_eq!((&shown["status"], &shown["statusMessage"]), (&json!("input_required"), &json!("m goes")));
+        assert_eq!(
+            (&shown["status"], &shown["statusMessage"]),
+            (&json!("input_required"), &json!("drops m\n- m goes"))
+        );
         assert_eq!((&shown["pollIntervalMs"], &shown["ttlMs"]), (&json!(1_000), &Value::Null));
         let asked = &shown["inputRequests"]["approval"];
         assert_eq!(asked["method"], "elicitation/create", "{shown}");
         assert_eq!(asked["params"]["requestedSchema"]["required"], json!(["approve"]), "{shown}");
-        assert!(asked["params"]["message"].as_str().is_some_and(|text| text.contains("m goes")), "{shown}");
+        assert_eq!(asked["params"]["message"], "drops needs your approval (task_1): drops m\n- m goes", "{shown}");
         let told = serde_json::to_value(detailed(&catalogue, &task("waiting"), Client::default())).expect("JSON");
         assert_eq!((&told["status"], told.get("inputRequests")), (&json!("working"), None));
         let over = serde_json::to_value(detailed(&catalogue, &task("cancelled"), asks)).expect("JSON");
-        assert_eq!(over["status"], "cancelled");
+        assert_eq!((&over["status"], &over["statusMessage"]), (&json!("cancelled"), &json!("drops m")));
     }
 
     #[test]

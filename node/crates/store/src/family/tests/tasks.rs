@@ -25,7 +25,7 @@ fn state() -> impl Strategy<Value = TaskState> {
 }
 
 fn task() -> impl Strategy<Value = Task> {
-    let texts = (".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}");
+    let texts = (".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}");
     let numbers = (any::<u8>(), any::<u32>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<u32>());
     let progress = (any::<u64>(), any::<u64>(), ".{0,20}");
     let progress = progress.prop_map(|(done, total, text)| TaskProgress { done, total, text });
@@ -39,6 +39,7 @@ fn task() -> impl Strategy<Value = Task> {
         priority: numbers.0,
         repeatable: numbers.2,
         needs_approval: numbers.4,
+        plan: texts.4,
         state,
         attempt: numbers.1,
         losses: numbers.5,
@@ -77,6 +78,7 @@ fn sample(state: TaskState) -> Task {
         priority: 5,
         repeatable: true,
         needs_approval: true,
+        plan: "l".to_owned(),
         state,
         attempt: 2,
         losses: 4,
@@ -103,12 +105,14 @@ fn golden_samples_of_tasks_and_keyed_answers_have_not_changed() {
         (TaskState::Cancelled, "3204 2202 1a00"),
     ] {
         let (head, behind) = ("0a0174 12027b7d 1a0173 2005 2801", "3802 4001 4a08 0803 10ac02 1a0170 520161");
-        let value_hex = format!("01{head} {state_hex} {behind} 5801 6002 6803 7001 7804 800105").replace(' ', "");
+        let value_hex =
+            format!("01{head} {state_hex} {behind} 5801 6002 6803 7001 7804 800105 8a01016c").replace(' ', "");
         golden(&Key::Task(TaskId([7; 16])), &Record::Task(Box::new(sample(state))), &key_hex, &value_hex);
     }
     let plain = Task {
         repeatable: false,
         needs_approval: false,
+        plan: String::new(),
         attempt: 0,
         losses: 0,
         cancel_asked: false,

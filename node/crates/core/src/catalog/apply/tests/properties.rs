@@ -166,7 +166,8 @@ fn any_task() -> impl Strategy<Value = Command> {
     prop_oneof![
         4 => (id(), any::<bool>(), any::<bool>()).prop_map(|(id, repeatable, needs_approval)| {
             let (tool, arguments_json, subject) = ("t".to_owned(), "{}".to_owned(), "uid/0".to_owned());
-            Command::OpenTask { id, tool, arguments_json, subject, priority: 5, repeatable, needs_approval }
+            let (priority, plan) = (5, String::new());
+            Command::OpenTask { id, tool, arguments_json, subject, priority, repeatable, needs_approval, plan }
         }),
         1 => (id(), any::<bool>()).prop_map(|(id, approved)| Command::DecideTask { id, approved }),
         4 => (id(), node()).prop_map(|(id, node)| Command::AssignTask { id, node }),
@@ -174,7 +175,7 @@ fn any_task() -> impl Strategy<Value = Command> {
         3 => (node(), id(), attempt(), outcome)
             .prop_map(|(node, id, attempt, outcome)| Command::EndTask { node, id, attempt, outcome }),
         1 => id().prop_map(|id| Command::CancelTask { id }),
-        1 => id().prop_map(|id| Command::RetryTask { id }),
+        1 => id().prop_map(|id| Command::RetryTask { id, plan: String::new() }),
     ]
 }
 

@@ -16,7 +16,17 @@ fn id(number: u8) -> TaskId {
 
 fn opened(number: u8, repeatable: bool, needs_approval: bool) -> Command {
     let (tool, arguments_json, subject) = ("pull_model".to_owned(), "{}".to_owned(), "uid/0".to_owned());
-    Command::OpenTask { id: id(number), tool, arguments_json, subject, priority: 5, repeatable, needs_approval }
+    let (priority, plan) = (5, String::new());
+    Command::OpenTask { id: id(number), tool, arguments_json, subject, priority, repeatable, needs_approval, plan }
+}
+
+/// It waits for somebody who reads this.
+fn planned(number: u8, lines: &str) -> Command {
+    let mut command = opened(number, true, true);
+    if let Command::OpenTask { plan, .. } = &mut command {
+        lines.clone_into(plan);
+    }
+    command
 }
 
 fn open(number: u8) -> Command {
@@ -60,7 +70,7 @@ fn cancel(number: u8) -> Command {
 }
 
 fn retry(number: u8) -> Command {
-    Command::RetryTask { id: id(number) }
+    Command::RetryTask { id: id(number), plan: String::new() }
 }
 
 fn moved(number: u8) -> Answer {
@@ -118,6 +128,7 @@ fn a_task_is_on_record_from_the_question_to_its_end_and_a_day_longer() {
         priority: 5,
         repeatable: true,
         needs_approval: false,
+        plan: String::new(),
         state: TaskState::Queued,
         attempt: 0,
         losses: 0,
@@ -361,12 +372,29 @@ fn nobody_approves_in_time_and_a_task_is_cancelled() {
 }
 
 #[test]
+fn a_plan_is_kept_from_the_question_to_the_end_and_another_attempt_has_its_own() {
+    let mut world = World::new();
+    world.check(planned(1, "n1: m goes"), Answer::Done);
+    // Who asks for the same again foresees something else.
+    world.check_idle(planned(1, "n2: m goes"));
+    for command in [decide(1, true), assign(1, 2), end(1, 2, 1, failed())] {
+        world.check(command, Answer::Done);
+        assert_eq!(world.task(1).plan, "n1: m goes");
+    }
+    let again = |plan: String| Command::RetryTask { id: id(1), plan };
+    let limit = format!("the plan of a task has {} bytes; the limit is {TASK_PLAN_BYTES_MAX}", TASK_PLAN_BYTES_MAX + 1);
+    assert_eq!(invalid_text(&world.view, again("x".repeat(TASK_PLAN_BYTES_MAX + 1))), limit);
+    world.check(again("n2: m goes".to_owned()), Answer::Done);
+    assert_eq!((world.task(1).state, world.task(1).plan), (TaskState::Waiting, "n2: m goes".to_owned()));
+}
+
+#[test]
 fn a_task_has_limits_and_one_content() {
     let mut world = World::new();
     let with = |tool: &str, arguments_json: String, subject: &str, priority: u8| {
         let (tool, subject) = (tool.to_owned(), subject.to_owned());
-        let (repeatable, needs_approval) = (true, false);
-        Command::OpenTask { id: id(1), tool, arguments_json, subject, priority, repeatable, needs_approval }
+        let (repeatable, needs_approval, plan) = (true, false, String::new());
+        Command::OpenTask { id: id(1), tool, arguments_json, subject, priority, repeatable, needs_approval, plan }
     };
     let text = |command| invalid_text(&world.view, command);
     let long = "x".repeat(TASK_ARGUMENTS_BYTES_MAX + 1);
@@ -375,6 +403,8 @@ fn a_task_has_limits_and_one_content() {
     assert_eq!(text(with("t", long, "uid/0", 5)), "the arguments of a task has 16385 bytes; the limit is 16384");
     assert_eq!(text(with("t", "{}".to_owned(), "", 5)), "the subject of a task is empty");
     assert_eq!(text(with("t", "{}".to_owned(), "uid/0", 10)), "the priority of a task is 0 to 9, not 10");
+    let plan = format!("the plan of a task has {} bytes; the limit is {TASK_PLAN_BYTES_MAX}", TASK_PLAN_BYTES_MAX + 1);
+    assert_eq!(text(planned(1, &"x".repeat(TASK_PLAN_BYTES_MAX + 1))), plan);
     world.check_taken([with("t", "{}".to_owned(), "uid/0", 9), open(2), assign(2, 1)]);
     world.check_idle(with("t", "{}".to_owned(), "uid/0", 9));
     let other = format!("{} is another task", id(1));
@@ -422,11 +452,9 @@ fn one_caller_has_a_share_of_tasks_that_are_not_over() {
     let full = || refused(Refusal::QuotaExceeded { what: what.clone(), needed: limit + 1, limit, unit: unit.clone() });
     world.check(open(2), full());
     world.check_idle(open(1));
-    let Command::OpenTask { id, tool, arguments_json, priority, repeatable, needs_approval, .. } = open(3) else {
-        unreachable!("it opens one")
-    };
-    let subject = "uid/1".to_owned();
-    let other = Command::OpenTask { id, tool, arguments_json, subject, priority, repeatable, needs_approval };
+    let mut other = open(3);
+    let Command::OpenTask { subject, .. } = &mut other else { unreachable!("it opens one") };
+    *subject = "uid/1".to_owned();
     world.check(other, Answer::Done);
     // One that is over is none of them, until it is asked for again.
     for command in [assign(1, 2), end(1, 2, 1, failed()), open(2)] {

@@ -73,9 +73,9 @@ impl Model for Tasks {
     fn init_states(&self) -> Vec<TasksState> {
         let mut world = World::new();
         let (tool, arguments_json, subject) = ("t".to_owned(), "{}".to_owned(), "uid/0".to_owned());
-        let (priority, repeatable, needs_approval) = (5, true, false);
+        let (priority, repeatable, needs_approval, plan) = (5, true, false, String::new());
         let id = TASK;
-        let open = Command::OpenTask { id, tool, arguments_json, subject, priority, repeatable, needs_approval };
+        let open = Command::OpenTask { id, tool, arguments_json, subject, priority, repeatable, needs_approval, plan };
         for command in [token("t"), join("t", "n2", 2), open] {
             world.apply(None, command);
         }
@@ -119,7 +119,7 @@ impl Model for Tasks {
                 }
             }
             TasksAct::Cancel => drop(state.world.apply(None, Command::CancelTask { id: TASK })),
-            TasksAct::Retry => drop(state.world.apply(None, Command::RetryTask { id: TASK })),
+            TasksAct::Retry => drop(state.world.apply(None, Command::RetryTask { id: TASK, plan: String::new() })),
             TasksAct::TimePasses => state.world.now += LEASE / 2,
             TasksAct::Expire => drop(state.world.apply(None, Command::Expire)),
         }
