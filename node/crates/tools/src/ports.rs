@@ -149,7 +149,7 @@ pub struct DeleteAsked {
     pub model: String,
     /// On these nodes; on all that have it where none is named.
     pub nodes: Vec<String>,
-    /// Also where it is pinned, loaded or the last copy.
+    /// Also where it is pinned or the last copy.
     pub force: bool,
 }
 

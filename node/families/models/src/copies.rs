@@ -99,7 +99,7 @@ struct Delete {
     name: String,
     #[schemars(length(max = 100), inner(length(min = 1, max = 64)))]
     nodes: Option<Vec<String>>,
-    /// Also what is pinned, loaded or the last copy.
+    /// Also what is pinned or the last copy.
     force: Option<bool>,
     /// Tells what would happen.
     #[expect(dead_code, reason = "the catalogue reads it")]
