@@ -342,6 +342,26 @@ async fn a_client_that_listens_hears_of_its_tasks_when_they_change_and_gets_an_e
     assert_eq!(next(&mut body).await, None);
 }
 
+#[tokio::test]
+async fn who_names_tasks_to_listen_for_declares_that_it_takes_them() {
+    let tasks = MemTasks::default();
+    tasks.set("task_own", |task| task.subject = "loopback".to_owned());
+    let router = door(&tasks);
+    let named = || json!({"notifications": {"taskIds": ["task_own"]}});
+    let (status, found) = json_of(call(&router, asked("subscriptions/listen", "", json!({}), named())).await).await;
+    let error = &found["error"];
+    assert_eq!((status, &error["code"], &found["id"]), (400, &json!(-32_021), &json!(7)), "{found}");
+    assert_eq!(error["data"]["requiredCapabilities"], takes_tasks(), "{found}");
+    // What the protocol refuses for another reason is told that, and who names none may listen.
+    let old = json!({"jsonrpc": "2.0", "id": 7, "method": "subscriptions/listen", "params": named()});
+    let old = with(message(old.to_string()), &[("mcp-protocol-version", "2025-11-25")]);
+    assert_eq!(ask(&router, old).await["error"]["code"], -32_601);
+    let mut body =
+        call(&router, asked("subscriptions/listen", "", json!({}), json!({"notifications": {}}))).await.into_body();
+    let told = next(&mut body).await.expect("it is acknowledged");
+    assert_eq!(told["method"], "notifications/subscriptions/acknowledged", "{told}");
+}
+
 async fn plain(router: &Router, request: Request<Body>) -> (Response<()>, Value) {
     let (head, body) = call(router, local(request)).await.into_parts();
     let bytes = body.collect().await.expect("whole").to_bytes();
