@@ -51,23 +51,31 @@ impl Admin {
     /// # Errors
     /// When the cluster refuses it, or cannot make it.
     pub async fn change_by(&self, by: &By, command: Command) -> Result<(), AdminError> {
+        self.answered_by(by, command).await.map(drop)
+    }
+
+    /// As [`Admin::change_by`], with what the cluster answers: where the same was asked before under the same key, what
+    /// it answered then.
+    async fn answered_by(&self, by: &By, command: Command) -> Result<Answer, AdminError> {
         let metadata = self.metadata()?;
         let committed = committed(&metadata, by, &command).await?;
         if let Answer::Refused(refusal) = committed.answer {
             return Err(refusal.into());
         }
         shown_here(&metadata, committed.revision).await;
-        Ok(())
+        Ok(committed.answer)
     }
 
-    /// Holds a model at a version, or lets it go.
+    /// Holds a model at a version, or lets it go. With a key, what is told is the version of the first time.
     ///
     /// # Errors
     /// When there is no such model or version, and as [`Admin::change_by`].
     pub async fn pin_by(&self, by: &By, asked: &v1::PinModelRequest) -> Result<v1::PinModelReply, AdminError> {
         let (command, reply) = Pulls(self.clone()).pinning(asked).await?;
-        self.change_by(by, command).await?;
-        Ok(reply)
+        match self.answered_by(by, command).await? {
+            Answer::Pinned { digest } => Ok(v1::PinModelReply { digest: digest.0.to_vec(), ..reply }),
+            _ => Ok(reply),
+        }
     }
 
     /// Takes a model out of use, or into it again.
