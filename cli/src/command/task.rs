@@ -13,7 +13,7 @@ use ollamax_proto::v1::{
     CancelTaskRequest, DecideTaskRequest, GetTaskRequest, ListTasksRequest, RetryTaskRequest, TaskProblem, TaskView,
 };
 
-use crate::args::{ApproveArgs, Global, Output, ShowTaskArgs, TaskCommand};
+use crate::args::{ApproveArgs, Global, ListTasksArgs, Output, ShowTaskArgs, TaskCommand};
 use crate::client;
 use crate::error::Failure;
 use crate::{output, text};
@@ -24,13 +24,15 @@ const LOOK_MS: u32 = 1_000;
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// How long a task that was heard of is waited for while its daemon is away.
 const AWAY_MAX: Duration = Duration::from_secs(30);
+/// Tasks that are asked for at once.
+const PAGE: u32 = 200;
 /// What is drawn while it is waited for.
 const ROW: &str = "{spinner} {msg}";
 
 /// Runs one of them.
 pub(crate) async fn run(global: &Global, command: TaskCommand) -> Result<(), Failure> {
     match command {
-        TaskCommand::List { status } => list(global, status.unwrap_or_default()).await,
+        TaskCommand::List(args) => list(global, args).await,
         TaskCommand::Show(ShowTaskArgs { id, wait: false }) => show(global, &look(global, &id, 0).await?),
         TaskCommand::Show(ShowTaskArgs { id, wait: true }) => show_the_end(global, &id).await,
         TaskCommand::Cancel { id } => {
@@ -51,8 +53,10 @@ pub(crate) async fn approve(global: &Global, args: ApproveArgs) -> Result<(), Fa
     changed(global, &known(told.task)?)
 }
 
-async fn list(global: &Global, status: String) -> Result<(), Failure> {
-    let tasks = client::connect_tasks(global).await?.list_tasks(ListTasksRequest { status }).await?.into_inner().tasks;
+async fn list(global: &Global, args: ListTasksArgs) -> Result<(), Failure> {
+    let mut tasks = listed(global, args).await?;
+    // The newest stands where people look: at the end.
+    tasks.reverse();
     if global.output == Output::Json {
         return output::json("TaskList", json!({"tasks": tasks.iter().map(fields).collect::<Vec<_>>()}));
     }
@@ -60,6 +64,24 @@ async fn list(global: &Global, status: String) -> Result<(), Failure> {
         output::talk(global.output, "There are no such tasks. Tools begin them: ollamax tool list");
     }
     output::text(&table(&tasks))
+}
+
+/// Page by page, the newest first.
+async fn listed(global: &Global, args: ListTasksArgs) -> Result<Vec<TaskView>, Failure> {
+    let mut client = client::connect_tasks(global).await?;
+    let (mut tasks, mut left) = (Vec::new(), args.limit.unwrap_or(u32::MAX));
+    let (status, tool) = (args.status.unwrap_or_default(), args.tool.unwrap_or_default());
+    let mut request = ListTasksRequest { status, tool, mine: args.mine, ..ListTasksRequest::default() };
+    loop {
+        request.limit = left.min(PAGE);
+        let page = client.list_tasks(request.clone()).await?.into_inner();
+        left = left.saturating_sub(u32::try_from(page.tasks.len()).unwrap_or(u32::MAX));
+        tasks.extend(page.tasks);
+        if left == 0 || page.next_cursor.is_empty() {
+            return Ok(tasks);
+        }
+        request.cursor = page.next_cursor;
+    }
 }
 
 async fn show_the_end(global: &Global, id: &str) -> Result<(), Failure> {

@@ -100,11 +100,12 @@ pub trait Tasks: Send + Sync + 'static {
     /// One task, also where this node does not show it yet: whoever has it from another node finds it here.
     fn find(&self, id: &str) -> Answer<TaskView>;
 
-    /// All of them, by id.
+    /// Tells each of them, or each that is not over, without its result and in no order that counts. Few are held at
+    /// once.
     ///
     /// # Errors
     /// When the state cannot be read.
-    fn tasks(&self) -> Result<Vec<TaskView>, ToolError>;
+    fn each(&self, open_alone: bool, tell: &mut dyn FnMut(TaskView)) -> Result<(), ToolError>;
 
     /// Ends one, or has it ended by the node that works at it. One that is over stays as it is.
     fn cancel(&self, by: &Caller, id: &str) -> Answer<TaskView>;

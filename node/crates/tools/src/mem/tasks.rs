@@ -60,6 +60,12 @@ impl MemTasks {
         self.kept().late.insert(id.to_owned());
     }
 
+    /// All of them, by id.
+    #[must_use]
+    pub fn tasks(&self) -> Vec<TaskView> {
+        self.kept().tasks.values().cloned().collect()
+    }
+
     /// What was asked for with a task.
     #[must_use]
     pub fn asked(&self, id: &str) -> Option<NewTask> {
@@ -159,8 +165,11 @@ impl Tasks for MemTasks {
         ready(self.task(id)).boxed()
     }
 
-    fn tasks(&self) -> Result<Vec<TaskView>, ToolError> {
-        Ok(self.kept().tasks.values().cloned().collect())
+    fn each(&self, open_alone: bool, tell: &mut dyn FnMut(TaskView)) -> Result<(), ToolError> {
+        for task in self.tasks().into_iter().filter(|task| !open_alone || !task.is_over()) {
+            tell(TaskView { result: None, ..task });
+        }
+        Ok(())
     }
 
     fn cancel(&self, _by: &Caller, id: &str) -> Answer<TaskView> {
