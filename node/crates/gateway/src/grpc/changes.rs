@@ -7,7 +7,7 @@
 
 use futures::stream::{BoxStream, StreamExt as _};
 
-use ollamax_core::catalog::{Answer, Command, OnceKey, Replicas};
+use ollamax_core::catalog::{Answer, Command, OnceKey, Replicas, read};
 use ollamax_metadata as metadata;
 use ollamax_metadata::{Committed, ProposeError};
 use ollamax_proto::v1;
@@ -66,12 +66,27 @@ impl Admin {
         Ok(committed.answer)
     }
 
+    /// What the same request was answered before under the same key, as this node has it on record.
+    fn remembered(&self, by: &By) -> Result<Option<Answer>, AdminError> {
+        let Some(once) = by.once else { return Ok(None) };
+        let metadata = self.metadata()?;
+        let (held, now) = (read::once(&*metadata.view(), &once.key)?, metadata.log_time());
+        Ok(held.filter(|held| held.digest == once.digest && held.ends_at > now).map(|held| held.answer))
+    }
+
     /// Holds a model at a version, or lets it go. With a key, what is told is the version of the first time.
     ///
     /// # Errors
     /// When there is no such model or version, and as [`Admin::change_by`].
     pub async fn pin_by(&self, by: &By, asked: &v1::PinModelRequest) -> Result<v1::PinModelReply, AdminError> {
-        let (command, reply) = Pulls(self.clone()).pinning(asked).await?;
+        let (command, reply) = match Pulls(self.clone()).pinning(asked).await {
+            Ok(made) => made,
+            // What it was asked for the first time may have gone by now.
+            Err(error) => {
+                let Some(Answer::Pinned { digest }) = self.remembered(by)? else { return Err(error) };
+                return Ok(v1::PinModelReply { name: parse(&asked.name)?.to_string(), digest: digest.0.to_vec() });
+            }
+        };
         match self.answered_by(by, command).await? {
             Answer::Pinned { digest } => Ok(v1::PinModelReply { digest: digest.0.to_vec(), ..reply }),
             _ => Ok(reply),

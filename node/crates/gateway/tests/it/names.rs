@@ -1,6 +1,6 @@
 //! Names, versions and phases at the administrators' door: what is told, what goes on record, and what is refused.
 
-use ollamax_core::catalog::{How, OnceKey, Phase, Replicas, Want, read};
+use ollamax_core::catalog::{Command, How, OnceKey, Phase, Replicas, Want, read};
 use ollamax_gateway::grpc::{Admin, By};
 use ollamax_proto::v1;
 use ollamax_types::{ErrorCode, NodeId, RequestId};
@@ -425,9 +425,18 @@ async fn a_pin_that_is_asked_for_again_with_its_key_is_told_the_version_of_the_f
     desk.models().pin_model(unpin("m")).await.expect("let go");
     desk.has(1, "m", 3).await;
     desk.note("m", 3).await;
-    assert_eq!(admin.pin_by(&by, &pin("m", "")).await, Ok(first));
+    assert_eq!(admin.pin_by(&by, &pin("m", "")).await, Ok(first.clone()));
     assert_eq!(desk.model("m").expect("on record").pin, None, "and it has no second effect");
-    let today = admin.pin_by(&By { once: None, ..by }, &pin("m", "")).await.expect("pinned");
+    let other = By { once: None, ..by.clone() };
+    let today = admin.pin_by(&other, &pin("m", "")).await.expect("pinned");
     assert_eq!(today.digest, digest(3).0);
+    // No node has it any more.
+    for node in [1, 2] {
+        let (present, absent, removed) = (Vec::new(), vec![named("m").key()], Vec::new());
+        desk.change(Command::ReportModels { node: NodeId(node), present, absent, removed }).await;
+    }
+    assert_eq!(admin.pin_by(&by, &pin("m", "")).await, Ok(first));
+    let gone = admin.pin_by(&other, &pin("m", "")).await.expect_err("there is none");
+    assert_eq!(gone.code, ErrorCode::ModelNotFound);
     desk.finish().await;
 }
