@@ -23,7 +23,7 @@ pub(crate) use mcp::McpArgs;
 pub(crate) use model::{CreateArgs, ImportArgs, ModelCommand, PullArgs, PullRate, PushArgs, Replicas, VerifyArgs};
 pub(crate) use node::{DrainArgs, LabelWord, NodeCommand};
 pub(crate) use registry::{LifecycleArgs, RegistryCommand, RemoveArgs, RollbackArgs, RulesCommand};
-pub(crate) use tool::{ApproveArgs, CallArgs, ShowTaskArgs, TaskCommand, ToolCommand};
+pub(crate) use tool::{ApproveArgs, CallArgs, ListTasksArgs, ShowTaskArgs, TaskCommand, ToolCommand};
 pub(crate) use wishes::{ApplyArgs, MoveArgs, WhereArgs};
 
 /// What a node may be, as `Role` of the daemon spells it.

@@ -314,6 +314,59 @@ mod tests {
         }
     }
 
+    /// A call of a tool at `/mcp`, whose message and whose request name these traces.
+    fn traced_call(said: &str, header: &str) -> http::Request<String> {
+        let meta = serde_json::json!({
+            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientCapabilities": {},
+            "traceparent": said,
+        });
+        let params = serde_json::json!({"name": "list_nodes", "arguments": {}, "_meta": meta});
+        let message = serde_json::json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});
+        let headers = [
+            ("host", "localhost"),
+            ("content-type", "application/json"),
+            ("accept", "application/json, text/event-stream"),
+            ("mcp-protocol-version", "2026-07-28"),
+            ("mcp-method", "tools/call"),
+            ("mcp-name", "list_nodes"),
+            ("x-request-id", "r-9"),
+            ("traceparent", header),
+        ];
+        let request =
+            headers.iter().fold(http::Request::post("/mcp"), |request, (name, value)| request.header(*name, *value));
+        let mut request = request.body(message.to_string()).expect("a request");
+        let client = "127.0.0.1:4711".parse().expect("an address");
+        request.extensions_mut().insert(gateway::http::ClientAddress(client));
+        request
+    }
+
+    #[tokio::test]
+    async fn a_call_tells_of_the_trace_that_its_message_names_else_of_that_of_its_request() {
+        let check = async |said: &str, header: &str, expected: Option<(&str, &str)>| {
+            let catalogue = toolbox::fill(&MemPorts::default().ports(), &[]).expect("declared well");
+            let registry = prometheus::Registry::new();
+            let tools = gateway::Toolbox::new(catalogue, &registry).expect("new names");
+            let mut router = gateway::http::router(parts(tools, registry));
+            let (ring, subscriber) = to_ring();
+            let guard = tracing::subscriber::set_default(subscriber);
+            drop(router.call(traced_call(said, header)).await.expect("infallible"));
+            drop(guard);
+            let request = v1::LogsRequest { request_id: "r-9".to_owned(), ..v1::LogsRequest::default() };
+            let lines: Vec<_> = crate::log_stream::lines(&ring, request).collect().await;
+            assert_eq!(lines.len(), 1, "{lines:?}");
+            let line: Value = serde_json::from_str(&lines[0].as_ref().expect("a line").json).expect("one JSON object");
+            assert_eq!((&line["msg"], &line["outcome"]), (&Value::from("called a tool"), &Value::from("answered")));
+            let found = line["trace_id"].as_str().zip(line["parent_id"].as_str());
+            assert_eq!(found, expected, "{said} {header}: {line}");
+        };
+        let (own, other) = ("0af7651916cd43dd8448eb211c80319c", "4bf92f3577b34da6a3ce929d0e0e4736");
+        let named = |id: &str| format!("00-{id}-b7ad6b7169203331-01");
+        check(&named(own), &named(other), Some((own, "b7ad6b7169203331"))).await;
+        check("nonsense", &named(other), Some((other, "b7ad6b7169203331"))).await;
+        check("nonsense", "nonsense", None).await;
+    }
+
     #[derive(Debug, thiserror::Error)]
     #[error("copy a file")]
     struct Copying(#[source] std::io::Error);

@@ -2,8 +2,8 @@
 
 use clap::{Args, Subcommand};
 
-/// Where a task may stand, as the daemon spells it.
-const STATUSES: [&str; 6] = ["waiting", "queued", "working", "completed", "failed", "cancelled"];
+/// Where a task may stand, as the daemon spells it, and the words for those that are not over and those that are.
+const STATUSES: [&str; 8] = ["waiting", "queued", "working", "completed", "failed", "cancelled", "open", "over"];
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ToolCommand {
@@ -55,12 +55,12 @@ impl CallArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum TaskCommand {
     /// The tasks there are, oldest first; one that is over is kept for a day
-    #[command(after_help = "Examples:\n  ollamax task list\n  ollamax task list --status waiting -o json | jq .tasks")]
-    List {
-        /// Only those that stand so
-        #[arg(long, value_parser = STATUSES)]
-        status: Option<String>,
-    },
+    #[command(after_help = "Examples:
+  ollamax task list
+  ollamax task list --status open --tool pull_model
+  ollamax task list --status waiting -o json | jq .tasks
+  ollamax task list --limit 20")]
+    List(ListTasksArgs),
     /// One task: how far it is, what came of it
     #[command(
         after_help = "Examples:\n  ollamax task show ID\n  ollamax task show ID --wait -o json | jq .task.result"
@@ -78,6 +78,22 @@ pub(crate) enum TaskCommand {
         /// Its id, from `ollamax task list`
         id: String,
     },
+}
+
+#[derive(Debug, Default, Args)]
+pub(crate) struct ListTasksArgs {
+    /// Only those that stand so; `open` are those that are not over, `over` those that are
+    #[arg(long, visible_alias = "state", value_parser = STATUSES)]
+    pub(crate) status: Option<String>,
+    /// Only those of this tool
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tool: Option<String>,
+    /// Only your own
+    #[arg(long)]
+    pub(crate) mine: bool,
+    /// Only the newest, so many at most
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: Option<u32>,
 }
 
 #[derive(Debug, Args)]

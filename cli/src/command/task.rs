@@ -13,7 +13,7 @@ use ollamax_proto::v1::{
     CancelTaskRequest, DecideTaskRequest, GetTaskRequest, ListTasksRequest, RetryTaskRequest, TaskProblem, TaskView,
 };
 
-use crate::args::{ApproveArgs, Global, Output, ShowTaskArgs, TaskCommand};
+use crate::args::{ApproveArgs, Global, ListTasksArgs, Output, ShowTaskArgs, TaskCommand};
 use crate::error::Failure;
 use crate::{client, consent, output, text};
 
@@ -25,13 +25,15 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 const AWAY_MAX: Duration = Duration::from_secs(30);
 /// What is typed to agree.
 const CONSENT: &str = "approve";
+/// Tasks that are asked for at once.
+const PAGE: u32 = 200;
 /// What is drawn while it is waited for.
 const ROW: &str = "{spinner} {msg}";
 
 /// Runs one of them.
 pub(crate) async fn run(global: &Global, command: TaskCommand) -> Result<(), Failure> {
     match command {
-        TaskCommand::List { status } => list(global, status.unwrap_or_default()).await,
+        TaskCommand::List(args) => list(global, args).await,
         TaskCommand::Show(ShowTaskArgs { id, wait: false }) => show(global, &look(global, &id, 0).await?),
         TaskCommand::Show(ShowTaskArgs { id, wait: true }) => show_the_end(global, &id).await,
         TaskCommand::Cancel { id } => {
@@ -67,8 +69,8 @@ async fn agree(global: &Global, id: &str) -> Result<(), Failure> {
     consent::ask(global, &format!("let {} begin, as task {id}", task.tool), CONSENT).await
 }
 
-async fn list(global: &Global, status: String) -> Result<(), Failure> {
-    let tasks = listed(global, status).await?;
+async fn list(global: &Global, args: ListTasksArgs) -> Result<(), Failure> {
+    let tasks = listed(global, args).await?;
     if global.output == Output::Json {
         return show_all(&tasks);
     }
@@ -79,7 +81,8 @@ async fn list(global: &Global, status: String) -> Result<(), Failure> {
 }
 
 async fn list_waiting(global: &Global) -> Result<(), Failure> {
-    let tasks = listed(global, "waiting".to_owned()).await?;
+    let waiting = ListTasksArgs { status: Some("waiting".to_owned()), ..ListTasksArgs::default() };
+    let tasks = listed(global, waiting).await?;
     if global.output == Output::Json {
         return show_all(&tasks);
     }
@@ -92,8 +95,23 @@ async fn list_waiting(global: &Global) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn listed(global: &Global, status: String) -> Result<Vec<TaskView>, Failure> {
-    Ok(client::connect_tasks(global).await?.list_tasks(ListTasksRequest { status }).await?.into_inner().tasks)
+/// Asked for page by page, the newest first; the newest stands where people look: at the end.
+async fn listed(global: &Global, args: ListTasksArgs) -> Result<Vec<TaskView>, Failure> {
+    let mut client = client::connect_tasks(global).await?;
+    let (mut tasks, mut left) = (Vec::new(), args.limit.unwrap_or(u32::MAX));
+    let (status, tool) = (args.status.unwrap_or_default(), args.tool.unwrap_or_default());
+    let mut request = ListTasksRequest { status, tool, mine: args.mine, ..ListTasksRequest::default() };
+    loop {
+        request.limit = left.min(PAGE);
+        let page = client.list_tasks(request.clone()).await?.into_inner();
+        left = left.saturating_sub(u32::try_from(page.tasks.len()).unwrap_or(u32::MAX));
+        tasks.extend(page.tasks);
+        if left == 0 || page.next_cursor.is_empty() {
+            tasks.reverse();
+            return Ok(tasks);
+        }
+        request.cursor = page.next_cursor;
+    }
 }
 
 fn show_all(tasks: &[TaskView]) -> Result<(), Failure> {

@@ -10,9 +10,9 @@ use ollamax_proto::v1::check::Outcome;
 use ollamax_proto::v1::verify_news::Sight;
 use ollamax_proto::v1::{
     CallToolReply, CallToolRequest, CancelPullRequest, CheckUpgradeReply, DecideTaskRequest, EventsRequest, ExportHead,
-    ExportPart, GetTaskReply, JoinRequest, ListModelsReply, ListTasksRequest, ListWishesReply, ModelCopy, ModelView,
-    NodeLabel, PullRequest, PushRequest, RunMigrationsRequest, RuntimeProgress, TaskView, VerifyNews, VerifyRequest,
-    WishChanges, WishFile, WishView, export_part,
+    ExportPart, GetTaskReply, JoinRequest, ListModelsReply, ListTasksReply, ListTasksRequest, ListWishesReply,
+    ModelCopy, ModelView, NodeLabel, PullRequest, PushRequest, RunMigrationsRequest, RuntimeProgress, TaskView,
+    VerifyNews, VerifyRequest, WishChanges, WishFile, WishView, export_part,
 };
 use ollamax_types::ErrorCode;
 
@@ -215,6 +215,30 @@ async fn a_tool_that_works_in_a_task_is_waited_for_unless_somebody_does_not_want
     check(queued(), failed(), &[], 3, "the registry has no model nope").await;
     check(waiting(), waiting(), &[], 4, "ollamax approve task_00000000000000000000000000000003").await;
     check(waiting(), waiting(), &["--no-wait"], 0, "task_00000000000000000000000000000003 is waiting").await;
+}
+
+#[tokio::test]
+async fn tasks_are_asked_for_as_the_words_say_and_page_by_page() {
+    let check = async |words: &[&str], next_cursor: &str, expected: ListTasksRequest| {
+        let page = ListTasksReply { next_cursor: next_cursor.to_owned(), ..lab::tasks::listed() };
+        let mut script = lab::script();
+        script.extend([("ListTasks", told(&page))]);
+        let daemon = Daemon::start(script).await;
+        let said = run(&daemon, &[&["task", "list"][..], words].concat()).await;
+        assert_eq!(said.exit, 0, "{words:?}: {said:?}");
+        let asked = ListTasksRequest::decode(&*daemon.last_request("ListTasks")).expect("a request");
+        assert_eq!(asked, expected, "{words:?}");
+    };
+    let request = || ListTasksRequest { limit: 200, ..ListTasksRequest::default() };
+    check(&[], "", request()).await;
+    let (status, tool) = ("open".to_owned(), "pull_model".to_owned());
+    let narrow = ListTasksRequest { status, tool, mine: true, limit: 3, ..request() };
+    check(&["--status", "open", "--tool", "pull_model", "--mine", "--limit", "3"], "more", narrow).await;
+    let over = ListTasksRequest { status: "over".to_owned(), ..request() };
+    check(&["--state", "over"], "", over).await;
+    // Pages of three, and one is missing behind the second.
+    let last = ListTasksRequest { limit: 1, cursor: "more".to_owned(), ..request() };
+    check(&["--limit", "7"], "more", last).await;
 }
 
 #[tokio::test]

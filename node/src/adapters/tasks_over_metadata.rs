@@ -97,10 +97,13 @@ impl Tasks for TasksOverMetadata {
         self.found(parse(id)?)?.ok_or_else(|| unknown(id))
     }
 
-    fn tasks(&self) -> Result<Vec<TaskView>, ToolError> {
+    fn each(&self, open_alone: bool, tell: &mut dyn FnMut(TaskView)) -> Result<(), ToolError> {
         let engines = self.engines()?;
-        let tasks = read::tasks(&*engines.metadata.view()).map_err(|fault| refused(fault.into()))?;
-        Ok(tasks.into_iter().map(|task| view(task, &|node| name_of(&engines, node))).collect())
+        let state = engines.metadata.view();
+        let mut show = |task: Task| tell(view(without_result(task), &|node| name_of(&engines, node)));
+        let shown =
+            if open_alone { read::each_open_task(&*state, &mut show) } else { read::each_task(&*state, &mut show) };
+        shown.map_err(|fault| refused(fault.into()))
     }
 
     fn cancel(&self, by: &Caller, id: &str) -> Answer<TaskView> {
@@ -163,6 +166,14 @@ fn no_chance() -> ToolError {
 /// What a node is called.
 pub(super) fn name_of(engines: &MemberEngines, node: NodeId) -> String {
     engines.placements.member(node).map_or_else(|| node.to_string(), |member| member.name.clone())
+}
+
+/// As a list has it: what came of a task may be large.
+fn without_result(mut task: Task) -> Task {
+    if let TaskState::Completed { result_json } = &mut task.state {
+        result_json.clear();
+    }
+    task
 }
 
 /// A record in the tools' words.
@@ -267,6 +278,8 @@ mod tests {
         assert_eq!(more, format!("{} bytes more", "pull_model ".len() + 800 - kept.len()));
         let completed = shown(TaskState::Completed { result_json: r#"["a"]"#.to_owned() });
         assert_eq!((completed.result, completed.node), (Some(json!(["a"])), None));
+        let listed = without_result(task(TaskState::Completed { result_json: r#"["a"]"#.to_owned() }));
+        assert_eq!((listed.state.as_str(), view(listed, &|_| String::new()).result), ("completed", None));
         let (text, next) = ("full".to_owned(), "free some".to_owned());
         let failed = shown(TaskState::Failed { code: ErrorCode::DiskFull, text, next });
         assert_eq!(failed.error.map(|error| error.code).as_deref(), Some("disk_full"));

@@ -46,6 +46,12 @@ trait Record: Send + Sync + 'static {
     /// When the state cannot be read.
     fn tasks(&self) -> Result<(Vec<Task>, u64), Fault>;
 
+    /// Index of the entry that changed a task last, as this node has applied it. Costs one read of one record.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    fn tasks_changed_at(&self) -> Result<u64, Fault>;
+
     /// Log time as this node knows it.
     fn log_time(&self) -> Timestamp;
 
@@ -66,6 +72,12 @@ trait Lead: Send + Sync + 'static {
     /// # Errors
     /// When the state cannot be read.
     fn tasks(&self) -> Result<Vec<Task>, Fault>;
+
+    /// As [`Record::tasks_changed_at`].
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    fn tasks_changed_at(&self) -> Result<u64, Fault>;
 
     /// The members, and who of them may be given something.
     ///
@@ -121,6 +133,14 @@ struct OnRecord {
     engines: MemberEngines,
 }
 
+// === impl OnRecord ===
+
+impl OnRecord {
+    fn changed_at(&self) -> Result<u64, Fault> {
+        Ok(read::counts(&*self.engines.metadata.view())?.tasks_changed_at)
+    }
+}
+
 impl Record for OnRecord {
     fn node(&self) -> NodeId {
         self.engines.node
@@ -129,6 +149,10 @@ impl Record for OnRecord {
     fn tasks(&self) -> Result<(Vec<Task>, u64), Fault> {
         let (view, revision) = self.engines.metadata.view_at();
         Ok((read::open_tasks(&*view)?, revision))
+    }
+
+    fn tasks_changed_at(&self) -> Result<u64, Fault> {
+        self.changed_at()
     }
 
     fn log_time(&self) -> Timestamp {
@@ -153,6 +177,10 @@ impl Lead for OnRecord {
 
     fn tasks(&self) -> Result<Vec<Task>, Fault> {
         read::open_tasks(&*self.engines.metadata.view())
+    }
+
+    fn tasks_changed_at(&self) -> Result<u64, Fault> {
+        self.changed_at()
     }
 
     fn hosts(&self) -> Result<Vec<Host>, Fault> {

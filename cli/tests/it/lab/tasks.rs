@@ -1,10 +1,15 @@
 //! The tasks of the scripted cluster: one of each kind that a page shows.
 
-use ollamax_proto::v1::{CallToolReply, TaskProblem, TaskView};
+use ollamax_proto::v1::{CallToolReply, ListTasksReply, TaskProblem, TaskView};
 
 /// A tool answered at once.
 pub(crate) fn answered(result_json: &str) -> CallToolReply {
     CallToolReply { result_json: result_json.to_owned(), task: None }
+}
+
+/// The only page, the newest first.
+pub(crate) fn listed() -> ListTasksReply {
+    ListTasksReply { tasks: vec![waiting(), working(), failed()], next_cursor: String::new() }
 }
 
 fn task(number: u8, tool: &str, status: &str) -> TaskView {

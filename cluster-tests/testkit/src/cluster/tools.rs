@@ -72,12 +72,12 @@ impl Tools {
         Ok(reply.task.unwrap_or_default())
     }
 
-    /// All tasks, as this node has them on record.
+    /// The tasks that were begun last, up to 200, as this node has them on record.
     ///
     /// # Errors
     /// As [`Tools::call`].
     pub async fn tasks(&self) -> Result<Vec<v1::TaskView>, CallError> {
-        let request = v1::ListTasksRequest::default();
+        let request = v1::ListTasksRequest { limit: 200, ..v1::ListTasksRequest::default() };
         Ok(bounded(&self.node, CALL_TIME, self.tasks.clone().list_tasks(request)).await?.tasks)
     }
 

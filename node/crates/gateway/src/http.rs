@@ -48,6 +48,7 @@ pub(crate) mod request;
 mod serve;
 mod tasks;
 mod tools;
+mod trace;
 mod unserved;
 
 pub use serve::{ClientAddress, Limits, Stopping, serve};

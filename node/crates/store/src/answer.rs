@@ -36,6 +36,7 @@ pub fn encode(revision: u64, term: u64, answer: Answer) -> disk::RaftCommitted {
         Answer::Lease { lease, ttl_ms } => Stored::Lease(disk::AnswerLease { lease, ttl_ms }),
         Answer::Migration(row) => Stored::Migration(migration::message(&row)),
         Answer::Wish { round } => Stored::Wish(round),
+        Answer::Pinned { digest } => Stored::Pinned(digest.0.to_vec()),
     };
     disk::RaftCommitted { revision, term, answer: Some(answer) }
 }
@@ -63,6 +64,7 @@ pub fn decode(stored: disk::RaftCommitted) -> Result<(u64, u64, Answer), Unknown
             Answer::Migration(Box::new(row))
         }
         Stored::Wish(round) => Answer::Wish { round },
+        Stored::Pinned(digest) => Answer::Pinned { digest: decode_digest(digest)? },
     };
     Ok((stored.revision, stored.term, answer))
 }

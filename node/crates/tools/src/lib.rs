@@ -13,6 +13,7 @@ pub mod progress;
 pub mod schema;
 pub mod search;
 pub mod task;
+pub mod tasklist;
 pub mod tool;
 pub mod views;
 pub mod work;
@@ -26,5 +27,6 @@ pub use ports::{Changes, DeleteAsked, Inference, Lab, NewTask, Ports, PullAsked,
 pub use principal::{Caller, Permission, Principal, Subject};
 pub use progress::{Progress, Step};
 pub use schema::{SECRET_MARK, Schema};
+pub use tasklist::TasksAsked;
 pub use tool::{Call, Class, Example, Foreseen, Hints, Idempotency, Limits, Planning, Spec, Tool};
 pub use work::Work;

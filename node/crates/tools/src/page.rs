@@ -29,21 +29,29 @@ pub fn page<T: Serialize, K: Ord + Display + FromStr>(
     cursor: Option<&str>,
     limit: Option<u32>,
 ) -> Result<(Vec<T>, Option<String>), ToolError> {
-    if let Some(cursor) = cursor {
-        let wrong = || {
-            let message = format!("{cursor:?} is no cursor of this list");
-            ToolError::new(ErrorCode::BadRequest, message, "send next_cursor of the page before, or none")
-        };
-        let after: K = cursor.parse().map_err(|_| wrong())?;
+    if let Some(after) = behind::<K>(cursor)? {
         rows.retain(|row| key(row) > after);
     }
     rows.sort_by_cached_key(&key);
-    let limit = usize::try_from(limit.unwrap_or(ROWS).clamp(1, ROWS_MAX)).unwrap_or(usize::MAX);
-    let fitting = limit.min(fitting(&rows));
+    let fitting = rows_max(limit).min(fitting(&rows));
     let goes_on = rows.len() > fitting;
     rows.truncate(fitting);
     let next = if goes_on { rows.last().map(|row| key(row).to_string()) } else { None };
     Ok((rows, next))
+}
+
+/// Behind which key a page begins; `None`: it is the first.
+pub(crate) fn behind<K: FromStr>(cursor: Option<&str>) -> Result<Option<K>, ToolError> {
+    let wrong = |cursor: &str| {
+        let message = format!("{cursor:?} is no cursor of this list");
+        ToolError::new(ErrorCode::BadRequest, message, "send next_cursor of the page before, or none")
+    };
+    cursor.map(|cursor| cursor.parse().map_err(|_| wrong(cursor))).transpose()
+}
+
+/// Rows of a page at most, where somebody asks for so many.
+pub(crate) fn rows_max(limit: Option<u32>) -> usize {
+    usize::try_from(limit.unwrap_or(ROWS).clamp(1, ROWS_MAX)).unwrap_or(usize::MAX)
 }
 
 /// How many of the first rows fit on a page; one always does.

@@ -99,11 +99,12 @@ pub trait Tasks: Send + Sync + 'static {
     /// When there is none of this id, or the state cannot be read.
     fn task(&self, id: &str) -> Result<TaskView, ToolError>;
 
-    /// All of them, by id.
+    /// Tells each of them, or each that is not over, without its result and in no order that counts. Few are held at
+    /// once.
     ///
     /// # Errors
     /// When the state cannot be read.
-    fn tasks(&self) -> Result<Vec<TaskView>, ToolError>;
+    fn each(&self, open_alone: bool, tell: &mut dyn FnMut(TaskView)) -> Result<(), ToolError>;
 
     /// Ends one, or has it ended by the node that works at it. One that is over stays as it is.
     fn cancel(&self, by: &Caller, id: &str) -> Answer<TaskView>;

@@ -2,10 +2,7 @@
 //!
 //! Always: whoever may not manage the cluster sees the tasks that it asked for itself; others are not there for it.
 
-use std::cmp::Ordering;
-use std::fmt;
 use std::future::ready;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +10,10 @@ use futures::FutureExt as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use ollamax_tools::page::page;
 use ollamax_tools::views::TaskView;
 use ollamax_tools::{
     Call, DeclarationError, Example, Idempotency, Limits, Principal, Spec, TASK_WAIT_MAX, Tasks, Tool, ToolError, task,
+    tasklist,
 };
 use ollamax_types::ErrorCode;
 
@@ -29,7 +26,7 @@ const LIST_TASKS: Spec = Spec {
     family: FAMILY,
     examples: &[
         Example { title: "All tasks", arguments: "{}" },
-        Example { title: "What is being done?", arguments: r#"{"status": "working"}"# },
+        Example { title: "What is not over?", arguments: r#"{"status": "open"}"# },
     ],
     ..Spec::READ
 };
@@ -63,6 +60,11 @@ const CANCEL_TASK: Spec = Spec {
 #[serde(deny_unknown_fields)]
 struct TasksAsked {
     status: Option<Status>,
+    /// Those of this tool alone.
+    #[schemars(length(max = 128))]
+    tool: Option<String>,
+    /// Your own alone, also where you see all.
+    mine: Option<bool>,
     #[schemars(range(min = 1, max = 200))]
     limit: Option<u32>,
     /// The next_cursor of the page before.
@@ -79,6 +81,8 @@ enum Status {
     Completed,
     Failed,
     Cancelled,
+    Open,
+    Over,
 }
 
 // Tasks, and where the next page begins.
@@ -128,19 +132,12 @@ struct Ended {
     cancel_asked: bool,
 }
 
-/// Where a task stands in the list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
-    created_at: String,
-    id: String,
-}
-
 /// The tools of the family that are about tasks.
 pub(crate) fn tools(tasks: &Arc<dyn Tasks>) -> Result<Vec<Tool>, DeclarationError> {
     let (all, one, ended) = (Arc::clone(tasks), Arc::clone(tasks), Arc::clone(tasks));
     Ok(vec![
         Tool::new(LIST_TASKS, move |call: Call, asked: TasksAsked| {
-            ready(list(&*all, &call.caller.principal, &asked)).boxed()
+            ready(list(&*all, &call.caller.principal, asked)).boxed()
         })?,
         Tool::new(GET_TASK, move |call: Call, asked: TaskAsked| get(Arc::clone(&one), call, asked).boxed())?,
         Tool::new(CANCEL_TASK, move |call: Call, asked: CancelAsked| cancel(Arc::clone(&ended), call, asked).boxed())?,
@@ -158,51 +155,18 @@ impl Status {
             Self::Completed => "completed",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
+            Self::Open => "open",
+            Self::Over => "over",
         }
     }
 }
 
-// === impl Place ===
-
-impl Place {
-    fn of(task: &TaskView) -> Self {
-        Self { created_at: task.created_at.clone(), id: task.id.clone() }
-    }
-}
-
-impl Ord for Place {
-    /// The newest first.
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.created_at.cmp(&self.created_at).then_with(|| self.id.cmp(&other.id))
-    }
-}
-
-impl PartialOrd for Place {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.created_at, self.id)
-    }
-}
-
-impl FromStr for Place {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (created_at, id) = text.split_once('/').ok_or(())?;
-        Ok(Self { created_at: created_at.to_owned(), id: id.to_owned() })
-    }
-}
-
-fn list(tasks: &dyn Tasks, principal: &Principal, asked: &TasksAsked) -> Result<Listed, ToolError> {
-    let mut found = tasks.tasks()?;
-    found.retain(|task| task.is_seen_by(principal) && asked.status.is_none_or(|status| task.status == status.as_str()));
-    let (tasks, next_cursor) = page(found, Place::of, asked.cursor.as_deref(), asked.limit)?;
-    Ok(Listed { tasks: tasks.into_iter().map(TaskView::brief).collect(), next_cursor })
+fn list(tasks: &dyn Tasks, principal: &Principal, asked: TasksAsked) -> Result<Listed, ToolError> {
+    let TasksAsked { status, tool, mine, limit, cursor } = asked;
+    let status = status.map(|status| status.as_str().to_owned());
+    let asked = ollamax_tools::TasksAsked { status, tool, mine: mine.unwrap_or(false), limit, cursor };
+    let (tasks, next_cursor) = tasklist::list(tasks, principal, &asked)?;
+    Ok(Listed { tasks, next_cursor })
 }
 
 async fn get(tasks: Arc<dyn Tasks>, call: Call, asked: TaskAsked) -> Result<Told, ToolError> {

@@ -1,8 +1,8 @@
 //! The leader gives tasks to nodes: who gets what is decided by `core::tasks`, and each gift is fenced by the term in
 //! which it was decided.
 //!
-//! It looks at each change, and again a little later although nothing changed, since a node may have come or gone. What
-//! is refused is decided anew from fresh facts.
+//! It reads the tasks when one has changed, and while one is queued also a little later although nothing changed, since
+//! a node may have come or gone. What is refused is decided anew from fresh facts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +18,33 @@ use ollamax_types::ErrorCode;
 use super::Lead;
 use crate::follow::pause_after;
 
-/// Time between two looks although nothing changed.
+/// Time between two looks while a task is queued, although none changed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the last look found.
+struct Looked {
+    at: Instant,
+    term: u64,
+    /// Index of the entry that had changed a task last.
+    changed_at: u64,
+    /// Something waits for a node that is fit.
+    is_any_queued: bool,
+}
+
+// === impl Looked ===
+
+impl Looked {
+    /// Whether another look would decide the same.
+    fn still_holds(&self, term: u64, changed_at: u64) -> bool {
+        let may_hosts_differ = self.is_any_queued && self.at.elapsed() >= LOOK_INTERVAL;
+        self.term == term && self.changed_at == changed_at && !may_hosts_differ
+    }
+}
 
 /// Gives tasks out while this node leads, until `stop`.
 pub(super) async fn lead(lead: Arc<dyn Lead>, stop: CancellationToken) {
     let mut changes = lead.changes();
-    let mut took = Duration::ZERO;
+    let (mut looked, mut took): (Option<Looked>, _) = (None, Duration::ZERO);
     loop {
         let pause = pause_after(took);
         let woken = async {
@@ -38,11 +58,12 @@ pub(super) async fn lead(lead: Arc<dyn Lead>, stop: CancellationToken) {
             return;
         }
         changes.borrow_and_update();
+        took = Duration::ZERO;
         let Some(term) = lead.term() else {
-            took = Duration::ZERO;
+            looked = None;
             continue;
         };
-        match stop.run_until_cancelled(give_out(&*lead, term, &mut took)).await {
+        match stop.run_until_cancelled(give_out(&*lead, term, &mut looked, &mut took)).await {
             Some(Ok(())) => {}
             Some(Err(fault)) => {
                 tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read the tasks to give them out");
@@ -52,13 +73,18 @@ pub(super) async fn lead(lead: Arc<dyn Lead>, stop: CancellationToken) {
     }
 }
 
-/// One look; `took` is how long the decision took.
-async fn give_out(lead: &dyn Lead, term: u64, took: &mut Duration) -> Result<(), Fault> {
-    let began = Instant::now();
+/// One look, where the last one does not hold any more; `took` is how long the decision took.
+async fn give_out(lead: &dyn Lead, term: u64, looked: &mut Option<Looked>, took: &mut Duration) -> Result<(), Fault> {
+    // Read first: what changes behind it is found by the next look.
+    let (at, changed_at) = (Instant::now(), lead.tasks_changed_at()?);
+    if looked.as_ref().is_some_and(|looked| looked.still_holds(term, changed_at)) {
+        return Ok(());
+    }
     let tasks = lead.tasks()?;
     let is_any_queued = tasks.iter().any(|task| task.state == TaskState::Queued);
     let given = if is_any_queued { assign(&tasks, &lead.hosts()?) } else { Vec::new() };
-    *took = began.elapsed();
+    *looked = Some(Looked { at, term, changed_at, is_any_queued });
+    *took = at.elapsed();
     for (id, node) in given {
         match lead.give(id, node, term).await {
             Ok(()) => tracing::info!(task = %id, %node, "a task was given to a node"),
@@ -124,5 +150,37 @@ mod tests {
         };
         tokio::join!(leading, comes);
         assert_eq!(record.working(), [NodeId(2)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tasks_are_read_when_one_changed_and_at_intervals_while_one_is_queued() {
+        const TIMES: usize = 40;
+        let (record, stop) = (MemRecord::new(1), CancellationToken::new());
+        record.set_lead(Some(1), vec![]);
+        record.set_term_now(1);
+        let leading = lead(Arc::new(record.clone()), stop.clone());
+        // How often they are read while all kinds of things change, four times in an interval.
+        let busy = async || {
+            let before = record.reads();
+            for _ in 0..TIMES {
+                record.pass();
+                sleep(LOOK_INTERVAL / 4).await;
+            }
+            record.reads() - before
+        };
+        let changes = async {
+            assert_eq!(busy().await, 1, "nothing is there: one look, and no other");
+            record.put(task(1));
+            let reads = busy().await;
+            assert!((TIMES / 8..=TIMES / 4 + 2).contains(&reads), "{reads} looks for a node that is fit");
+            record.set_lead(Some(1), hosts(&[2]));
+            sleep(2 * LOOK_INTERVAL).await;
+            assert_eq!(record.working(), [NodeId(2)]);
+            assert_eq!(busy().await, 0, "nothing is queued");
+            record.set_lead(Some(2), hosts(&[2]));
+            assert_eq!(busy().await, 1, "it leads anew");
+            stop.cancel();
+        };
+        tokio::join!(leading, changes);
     }
 }

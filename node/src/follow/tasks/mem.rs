@@ -31,6 +31,9 @@ struct Inner {
 #[derive(Default)]
 struct State {
     tasks: BTreeMap<TaskId, Task>,
+    tasks_changed_at: u64,
+    /// How often the tasks were read.
+    reads: usize,
     /// What was told, in order.
     told: Vec<Command>,
     is_cut_off: bool,
@@ -100,8 +103,25 @@ impl MemRecord {
 
     /// Writes a task past everybody.
     pub(super) fn put(&self, task: Task) {
-        self.state().tasks.insert(task.id, task);
-        self.tick();
+        let mut state = self.state();
+        state.tasks.insert(task.id, task);
+        state.tasks_changed_at = self.tick();
+    }
+
+    /// Something changes that is no task; the revision since then.
+    pub(super) fn pass(&self) -> u64 {
+        self.tick()
+    }
+
+    /// How often the tasks were read.
+    pub(super) fn reads(&self) -> usize {
+        self.state().reads
+    }
+
+    fn read(&self) -> Vec<Task> {
+        let mut state = self.state();
+        state.reads += 1;
+        state.tasks.values().cloned().collect()
     }
 
     pub(super) fn get(&self, number: u8) -> Task {
@@ -176,7 +196,11 @@ impl Record for MemRecord {
     }
 
     fn tasks(&self) -> Result<(Vec<Task>, u64), Fault> {
-        Ok((self.state().tasks.values().cloned().collect(), *self.0.changes.borrow()))
+        Ok((self.read(), *self.0.changes.borrow()))
+    }
+
+    fn tasks_changed_at(&self) -> Result<u64, Fault> {
+        Ok(self.state().tasks_changed_at)
     }
 
     fn log_time(&self) -> Timestamp {
@@ -194,9 +218,10 @@ impl Record for MemRecord {
         }
         let answer = state.apply(&command);
         state.told.push(command);
-        let term = state.term_now;
-        drop(state);
-        let revision = self.tick();
+        let (revision, term) = (self.tick(), state.term_now);
+        if answer == Answer::Done {
+            state.tasks_changed_at = revision;
+        }
         ready(Ok(Committed { revision, term, answer })).boxed()
     }
 }
@@ -207,7 +232,11 @@ impl Lead for MemRecord {
     }
 
     fn tasks(&self) -> Result<Vec<Task>, Fault> {
-        Ok(self.state().tasks.values().cloned().collect())
+        Ok(self.read())
+    }
+
+    fn tasks_changed_at(&self) -> Result<u64, Fault> {
+        Ok(self.state().tasks_changed_at)
     }
 
     fn hosts(&self) -> Result<Vec<Host>, Fault> {
@@ -228,8 +257,7 @@ impl Lead for MemRecord {
         if let Some(task) = state.tasks.get_mut(&id) {
             (task.state, task.attempt) = (TaskState::Working { node }, task.attempt + 1);
         }
-        drop(state);
-        self.tick();
+        state.tasks_changed_at = self.tick();
         ready(Ok(())).boxed()
     }
 }

@@ -3,7 +3,8 @@
 //! Always: what works here is told in one command, three times in a lease; what could not be told is let go a little
 //! before its lease is over, since another node may have it then. What failed because of something that passes is done
 //! again in the same attempt, as long as the lease is kept. How a task ended is told until the record takes it or has
-//! moved. A node that stops ends nothing: its leases run out.
+//! moved. A node that stops ends nothing: its leases run out. The tasks are read only where that may find something
+//! else than the last time.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -53,6 +54,14 @@ struct Job {
     steps: watch::Receiver<Step>,
 }
 
+/// What the last look at the record found.
+struct Looked {
+    /// Index of the entry that had changed a task last.
+    changed_at: u64,
+    /// The revision up to which it was complete.
+    revision: u64,
+}
+
 /// What wakes the loop.
 enum Event {
     Changed,
@@ -72,6 +81,8 @@ struct Worker {
     stop: CancellationToken,
     since: Timestamp,
     jobs: BTreeMap<TaskId, Job>,
+    /// `None`: the next look reads the tasks, whatever has changed.
+    looked: Option<Looked>,
     begun: u64,
     is_telling: bool,
     under_way: FuturesUnordered<BoxFuture<'static, Event>>,
@@ -130,12 +141,18 @@ impl Worker {
     fn new(record: Arc<dyn Record>, bench: Arc<dyn Bench>, stop: CancellationToken) -> Self {
         let since = record.log_time();
         let (jobs, under_way) = (BTreeMap::new(), FuturesUnordered::new());
-        Self { record, bench, stop, since, jobs, begun: 0, is_telling: false, under_way }
+        Self { record, bench, stop, since, jobs, looked: None, begun: 0, is_telling: false, under_way }
     }
 
     /// Does what follows from the record.
     fn look(&mut self) -> Result<(), Fault> {
+        // Read first: what changes behind it is found by the next look.
+        let changed_at = self.record.tasks_changed_at()?;
+        if self.looked.as_ref().is_some_and(|looked| self.would_find_the_same(looked, changed_at)) {
+            return Ok(());
+        }
         let (tasks, revision) = self.record.tasks()?;
+        self.looked = Some(Looked { changed_at, revision });
         let look = Look { node: self.record.node(), since: self.since, tasks: &tasks, revision };
         let held = self.jobs.iter().map(|(id, job)| (*id, job.held)).collect();
         for deed in look.deeds(&held) {
@@ -154,6 +171,13 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// Whether nothing follows now that did not follow from the last look: no task has changed, and there is no end
+    /// that was on record only later than that.
+    fn would_find_the_same(&self, looked: &Looked, changed_at: u64) -> bool {
+        let is_later = |job: &Job| matches!(job.held.stage, Stage::Ended(at) if at > looked.revision);
+        looked.changed_at == changed_at && !self.jobs.values().any(is_later)
     }
 
     fn begin(&mut self, task: Task) {
@@ -245,6 +269,8 @@ impl Worker {
         // What was dropped says nothing any more.
         if let Some(job) = self.jobs.get_mut(&id).filter(|job| job.number == number) {
             job.held.stage = revision.map_or(Stage::LetGo, Stage::Ended);
+            // Its place may be another one's, although the record is what it was.
+            self.looked = None;
         }
     }
 }

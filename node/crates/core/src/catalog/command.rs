@@ -677,6 +677,11 @@ pub enum Answer {
         /// The round that does it: a new one, or one that runs.
         round: u64,
     },
+    /// A name stands for a version, as a request with a key asked: who repeats it hears of the same version.
+    Pinned {
+        /// Its digest.
+        digest: Digest,
+    },
     /// Refused; nothing was changed.
     Refused(Refusal),
 }

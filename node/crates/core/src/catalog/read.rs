@@ -12,6 +12,8 @@ use super::record::{
 use super::view::{Fault, View};
 
 const PAGE: usize = 512;
+/// Tasks that are held at once while each is shown.
+const TASKS_HELD: usize = 32;
 
 fn mismatch(key: &Key) -> Fault {
     Fault::Mismatch { key: key.to_string() }
@@ -92,16 +94,30 @@ fn first<T>(view: &dyn View, range: &KeyRange, limit: usize, typed: Typed<T>) ->
 
 fn all<T>(view: &dyn View, range: &KeyRange, typed: Typed<T>) -> Result<Vec<T>, Fault> {
     let mut found = Vec::new();
+    each(view, range, PAGE, |key, record| {
+        found.push(typed(key, record)?);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Shows each record of a range; so many are held at once.
+fn each(
+    view: &dyn View,
+    range: &KeyRange,
+    held: usize,
+    mut show: impl FnMut(&Key, Record) -> Result<(), Fault>,
+) -> Result<(), Fault> {
     let mut after: Option<Key> = None;
     loop {
-        let page = view.scan(range, after.as_ref(), PAGE)?;
-        let is_last = page.len() < PAGE;
+        let page = view.scan(range, after.as_ref(), held)?;
+        let is_last = page.len() < held;
         after = page.last().map(|(key, _)| key.clone());
         for (key, record) in page {
-            found.push(typed(&key, record)?);
+            show(&key, record)?;
         }
         if is_last {
-            return Ok(found);
+            return Ok(());
         }
     }
 }
@@ -467,12 +483,34 @@ pub fn tasks(view: &dyn View) -> Result<Vec<Task>, Fault> {
 /// # Errors
 /// When the state cannot be read.
 pub fn open_tasks(view: &dyn View) -> Result<Vec<Task>, Fault> {
-    let id_of: Typed<TaskId> = |key, _| if let Key::OpenTask(_, id) = key { Ok(*id) } else { Err(mismatch(key)) };
     let mut found = Vec::new();
-    for id in all(view, &KeyRange::OpenTasks, id_of)? {
-        found.extend(task(view, &id)?);
-    }
+    each_open_task(view, &mut |task| found.push(task))?;
     Ok(found)
+}
+
+/// Shows each task, by id. Few are held at once: one that is over may have a large result.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn each_task(view: &dyn View, show: &mut dyn FnMut(Task)) -> Result<(), Fault> {
+    each(view, &KeyRange::Tasks, TASKS_HELD, |key, record| {
+        show(as_task(key, record)?);
+        Ok(())
+    })
+}
+
+/// Shows each task that is not over, by subject and id.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn each_open_task(view: &dyn View, show: &mut dyn FnMut(Task)) -> Result<(), Fault> {
+    each(view, &KeyRange::OpenTasks, PAGE, |key, _| {
+        let Key::OpenTask(_, id) = key else { return Err(mismatch(key)) };
+        if let Some(task) = task(view, id)? {
+            show(task);
+        }
+        Ok(())
+    })
 }
 
 /// What a request with this key was answered; one that has passed its time may be there still.

@@ -7,7 +7,7 @@
 
 use futures::stream::{BoxStream, StreamExt as _};
 
-use ollamax_core::catalog::{Answer, Command, OnceKey, Replicas};
+use ollamax_core::catalog::{Answer, Command, OnceKey, Replicas, read};
 use ollamax_metadata as metadata;
 use ollamax_metadata::{Committed, ProposeError};
 use ollamax_proto::v1;
@@ -51,23 +51,46 @@ impl Admin {
     /// # Errors
     /// When the cluster refuses it, or cannot make it.
     pub async fn change_by(&self, by: &By, command: Command) -> Result<(), AdminError> {
+        self.answered_by(by, command).await.map(drop)
+    }
+
+    /// As [`Admin::change_by`], with what the cluster answers: where the same was asked before under the same key, what
+    /// it answered then.
+    async fn answered_by(&self, by: &By, command: Command) -> Result<Answer, AdminError> {
         let metadata = self.metadata()?;
         let committed = committed(&metadata, by, &command).await?;
         if let Answer::Refused(refusal) = committed.answer {
             return Err(refusal.into());
         }
         shown_here(&metadata, committed.revision).await;
-        Ok(())
+        Ok(committed.answer)
     }
 
-    /// Holds a model at a version, or lets it go.
+    /// What the same request was answered before under the same key, as this node has it on record.
+    fn remembered(&self, by: &By) -> Result<Option<Answer>, AdminError> {
+        let Some(once) = by.once else { return Ok(None) };
+        let metadata = self.metadata()?;
+        let (held, now) = (read::once(&*metadata.view(), &once.key)?, metadata.log_time());
+        Ok(held.filter(|held| held.digest == once.digest && held.ends_at > now).map(|held| held.answer))
+    }
+
+    /// Holds a model at a version, or lets it go. With a key, what is told is the version of the first time.
     ///
     /// # Errors
     /// When there is no such model or version, and as [`Admin::change_by`].
     pub async fn pin_by(&self, by: &By, asked: &v1::PinModelRequest) -> Result<v1::PinModelReply, AdminError> {
-        let (command, reply) = Pulls(self.clone()).pinning(asked).await?;
-        self.change_by(by, command).await?;
-        Ok(reply)
+        let (command, reply) = match Pulls(self.clone()).pinning(asked).await {
+            Ok(made) => made,
+            // What it was asked for the first time may have gone by now.
+            Err(error) => {
+                let Some(Answer::Pinned { digest }) = self.remembered(by)? else { return Err(error) };
+                return Ok(v1::PinModelReply { name: parse(&asked.name)?.to_string(), digest: digest.0.to_vec() });
+            }
+        };
+        match self.answered_by(by, command).await? {
+            Answer::Pinned { digest } => Ok(v1::PinModelReply { digest: digest.0.to_vec(), ..reply }),
+            _ => Ok(reply),
+        }
     }
 
     /// Takes a model out of use, or into it again.

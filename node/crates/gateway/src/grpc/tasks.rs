@@ -8,8 +8,8 @@ use tonic::Request;
 
 use ollamax_proto::v1;
 use ollamax_proto::v1::tasks_server;
-use ollamax_tools::ToolError;
 use ollamax_tools::views::{TaskError, TaskView};
+use ollamax_tools::{TasksAsked, ToolError};
 
 use super::daemon::AdminError;
 use super::tools::caller_of;
@@ -46,6 +46,12 @@ pub(super) fn view(task: TaskView) -> v1::TaskView {
     }
 }
 
+fn asked(request: v1::ListTasksRequest) -> TasksAsked {
+    let v1::ListTasksRequest { status, tool, mine, limit, cursor } = request;
+    let limit = Some(limit).filter(|limit| *limit > 0);
+    TasksAsked { status: Some(status), tool: Some(tool), mine, limit, cursor: Some(cursor) }
+}
+
 fn shown(task: TaskView) -> Option<v1::TaskView> {
     Some(view(task))
 }
@@ -59,10 +65,15 @@ fn refused(error: ToolError) -> AdminError {
 #[tonic::async_trait]
 impl tasks_server::Tasks for Tasks {
     async fn list_tasks(&self, request: Request<v1::ListTasksRequest>) -> Reply<v1::ListTasksReply> {
-        let listed = caller_of(&request)
-            .and_then(|caller| self.0.tasks(&caller, &request.get_ref().status).map_err(refused))
-            .map(|tasks| v1::ListTasksReply { tasks: tasks.into_iter().map(TaskView::brief).map(view).collect() });
-        reply(listed)
+        let caller = match caller_of(&request) {
+            Ok(caller) => caller,
+            Err(error) => return reply(Err(error)),
+        };
+        let listed = self.0.tasks(&caller, &asked(request.into_inner())).map_err(refused);
+        reply(listed.map(|(tasks, next)| v1::ListTasksReply {
+            tasks: tasks.into_iter().map(view).collect(),
+            next_cursor: next.unwrap_or_default(),
+        }))
     }
 
     async fn get_task(&self, request: Request<v1::GetTaskRequest>) -> Reply<v1::GetTaskReply> {

@@ -134,6 +134,10 @@ async fn hand_over(tools: &Toolbox, service: &Service, admitted: Admitted) -> Re
         // It is JSON, so it is the message that cannot be read.
         return Refusal::no_request().into_response();
     }
+    // What contradicts the protocol otherwise was refused by then; a stream that is dropped ends.
+    if let Some(refusal) = watched.refusal().filter(|_| is_stream(response.headers())) {
+        return refusal.into_response();
+    }
     response.map(|body| watched.acknowledge(body))
 }
 
@@ -201,14 +205,23 @@ fn check_version(headers: &HeaderMap, bytes: &[u8]) -> Result<(), Refusal> {
     match serde_json::from_slice::<Opening>(bytes) {
         // Here the answer says what is spoken.
         Ok(Opening { method, .. }) if method == "initialize" => Ok(()),
-        Ok(Opening { id, .. }) => Err(Refusal::unsupported(id, version, server::spoken())),
+        Ok(Opening { id, .. }) => Err(Refusal::unsupported(id, version, &server::spoken())),
         Err(_) => Err(Refusal::no_request()),
     }
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
+    is_of_kind(headers, "application/json")
+}
+
+/// Whether an answer comes piece by piece.
+fn is_stream(headers: &HeaderMap) -> bool {
+    is_of_kind(headers, "text/event-stream")
+}
+
+fn is_of_kind(headers: &HeaderMap, wanted: &str) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(wanted))
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use tracing::{Instrument as _, Span};
 use ollamax_types::{ErrorCode, RequestId};
 
 use crate::error::{ApiError, Shape};
+use crate::http::trace::Trace;
 use crate::http::{NODE_HEADER, OpenDoor, REQUEST_ID_HEADER};
 use crate::metrics::Metrics;
 
@@ -55,8 +56,10 @@ pub(crate) async fn observe(State(door): State<Arc<OpenDoor>>, mut request: Requ
     let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
     let metrics = door.parts.metrics.clone();
     metrics.in_flight.inc();
-    // One field, and on at every level: even a lone error names its request.
-    let span = tracing::error_span!("request", request_id = id.0);
+    let trace = Trace::of_headers(request.headers());
+    let (trace_id, parent_id) = (trace.as_ref().map(Trace::id), trace.as_ref().map(Trace::parent));
+    // Few fields, and on at every level: even a lone error names its request.
+    let span = tracing::error_span!("request", request_id = id.0, trace_id, parent_id);
     let mut watched =
         Watched { metrics, route, started_at: Instant::now(), saw_byte: false, span: span.clone(), head: None };
     let shape = Shape::of_path(request.uri().path());

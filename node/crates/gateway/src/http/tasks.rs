@@ -1,18 +1,20 @@
 //! The tasks of tools over plain HTTP: `GET /tasks` shows them, `GET /tasks/ID` one, `POST /tasks/ID/cancel` ends it.
 //!
-//! Handlers only translate. Results are in no list. A caller sees the tasks that it began; who may call at all is
-//! decided as for [`super::tools`].
+//! Handlers only translate. Results are in no list, and a list comes page by page. A caller sees the tasks that it
+//! began; who may call at all is decided as for [`super::tools`].
 
 use std::sync::Arc;
 
 use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use ollamax_tools::views::TaskView;
-use ollamax_tools::{CallError, ToolError};
+use ollamax_tools::{CallError, TasksAsked, ToolError};
+use ollamax_types::ErrorCode;
 
 use crate::error::ApiError;
 use crate::http::OpenDoor;
@@ -21,23 +23,33 @@ use crate::http::tools::{RESPOND_ASYNC, answered, told, who};
 /// Which wish of the caller was heeded.
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
-/// Which tasks are shown.
+/// Which tasks are shown; what is left out or empty is not said.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Shown {
-    /// Empty: all.
     status: String,
+    tool: String,
+    mine: bool,
+    limit: Option<u32>,
+    cursor: String,
 }
 
 /// `GET /tasks`
 pub(crate) async fn list(
     State(door): State<Arc<OpenDoor>>,
-    Query(Shown { status }): Query<Shown>,
+    shown: Result<Query<Shown>, QueryRejection>,
     request: Request,
 ) -> Response<Body> {
-    let found = who(&door, request).and_then(|caller| door.parts.tools.tasks(&caller, &status).map_err(refused));
-    let found = found.map(|tasks| tasks.into_iter().map(TaskView::brief).collect::<Vec<_>>());
-    answered(found.map(|tasks| json!({"tasks": tasks})))
+    let found = who(&door, request).and_then(|caller| {
+        let Query(shown) = shown.map_err(|error| ApiError::new(ErrorCode::BadRequest, error.body_text()))?;
+        door.parts.tools.tasks(&caller, &asked(shown)).map_err(refused)
+    });
+    answered(found.map(|(tasks, next)| json!({"tasks": tasks, "next_cursor": next})))
+}
+
+fn asked(shown: Shown) -> TasksAsked {
+    let Shown { status, tool, mine, limit, cursor } = shown;
+    TasksAsked { status: Some(status), tool: Some(tool), mine, limit, cursor: Some(cursor) }
 }
 
 /// `GET /tasks/{id}`

@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use ollamax_tools::catalogue::ARGUMENTS_BYTES_MAX;
+use ollamax_tools::page::ROWS_MAX;
+use ollamax_tools::tasklist::STATES;
 use ollamax_tools::views::TaskView;
 use ollamax_tools::{Principal, Schema, Tool};
 use ollamax_types::ErrorCode;
@@ -31,8 +33,6 @@ const OWN_WORDS: [&str; 9] = [
     "outputBytesMax",
     "callsPerMinute",
 ];
-/// Where a task stands.
-const STATUSES: [&str; 6] = ["waiting", "queued", "working", "completed", "failed", "cancelled"];
 /// Refusals by their HTTP status: name in the document, what it means, and whether waiting helps.
 const REFUSALS: [(&str, &str, &str, bool); 9] = [
     ("400", "BadRequest", "The arguments are no JSON, or do not fit the schema; the text says where.", false),
@@ -128,20 +128,24 @@ fn tasks() -> [(String, Value); 3] {
     let task = || json!({"type": "object", "required": ["task"], "properties": {"task": reference("schemas", "Task")}});
     let listed = json!({
         "type": "object",
-        "required": ["tasks"],
-        "properties": {"tasks": {"type": "array", "items": reference("schemas", "Task")}},
+        "required": ["tasks", "next_cursor"],
+        "properties": {
+            "tasks": {"type": "array", "items": reference("schemas", "Task")},
+            "next_cursor": {"type": ["string", "null"], "description": "Null: this was the last page."},
+        },
     });
     let list = json!({"get": {
         "operationId": "tasks",
         "summary": "The tasks that the caller began; of an administrator all",
         "tags": ["over HTTP"],
-        "parameters": [{
-            "name": "status",
-            "in": "query",
-            "description": "Those that stand so; left out: all.",
-            "schema": {"type": "string", "enum": STATUSES},
-        }],
-        "responses": responses(vec![("200", whole("The tasks, oldest first, without results.", &listed))]),
+        "parameters": [
+            said("status", "Those that stand so; left out: all.", &json!({"type": "string", "enum": STATES})),
+            said("tool", "Those of this tool alone.", &json!({"type": "string"})),
+            said("mine", "Those that the caller began alone.", &json!({"type": "boolean"})),
+            said("limit", "So many at most.", &json!({"type": "integer", "minimum": 1, "maximum": ROWS_MAX})),
+            said("cursor", "The next_cursor of the page before.", &json!({"type": "string"})),
+        ],
+        "responses": responses(vec![("200", whole("The tasks, the newest first, without results.", &listed))]),
     }});
     let show = json!({"get": {
         "operationId": "task",
@@ -158,6 +162,11 @@ fn tasks() -> [(String, Value); 3] {
         "responses": responses(vec![("200", whole("The task as it stands now.", &task()))]),
     }});
     [("/tasks".to_owned(), list), ("/tasks/{id}".to_owned(), show), ("/tasks/{id}/cancel".to_owned(), cancel)]
+}
+
+/// What is said behind the question mark.
+fn said(name: &str, description: &str, schema: &Value) -> Value {
+    json!({"name": name, "in": "query", "description": description, "schema": schema})
 }
 
 /// These answers, and every refusal that there can be.

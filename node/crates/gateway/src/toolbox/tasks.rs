@@ -10,7 +10,9 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use ollamax_tools::views::TaskView;
-use ollamax_tools::{CallError, Caller, Permission, Progress, TASK_WAIT_MAX, Tasks, ToolError, task};
+use ollamax_tools::{
+    CallError, Caller, Permission, Progress, TASK_WAIT_MAX, Tasks, TasksAsked, ToolError, task, tasklist,
+};
 use ollamax_types::{ErrorClass, ErrorCode};
 
 use super::Toolbox;
@@ -84,16 +86,19 @@ impl Toolbox {
         }
     }
 
-    /// The tasks that the caller may see, oldest first; with a status, those that stand so.
+    /// A page of the tasks that the caller asks for and may see, the newest first and without results, and the cursor
+    /// of the next page where there is one.
     ///
     /// # Errors
-    /// When the state cannot be read.
-    pub(crate) fn tasks(&self, caller: &Caller, status: &str) -> Result<Vec<TaskView>, ToolError> {
-        let Some(port) = &self.tasks else { return Ok(Vec::new()) };
-        let fits = |task: &TaskView| task.is_seen_by(&caller.principal) && (status.is_empty() || task.status == status);
-        let mut found: Vec<TaskView> = port.tasks()?.into_iter().filter(fits).map(told).collect();
-        found.sort_by(|one, other| (&one.created_at, &one.id).cmp(&(&other.created_at, &other.id)));
-        Ok(found)
+    /// As [`tasklist::list`].
+    pub(crate) fn tasks(
+        &self,
+        caller: &Caller,
+        asked: &TasksAsked,
+    ) -> Result<(Vec<TaskView>, Option<String>), ToolError> {
+        let Some(port) = &self.tasks else { return Ok((Vec::new(), None)) };
+        let (found, next) = tasklist::list(&**port, &caller.principal, asked)?;
+        Ok((found.into_iter().map(told).collect(), next))
     }
 
     /// Ends a task, or asks the node that works at it to.
@@ -350,6 +355,7 @@ mod tests {
         let found = toolbox.task(&caller(Principal::of_socket(0)), &"x".repeat(5_000)).expect_err("none");
         assert_eq!(found.code.class(), ErrorClass::NotFound);
         assert!(found.message.len() < 100, "{found}");
-        assert_eq!(toolbox.tasks(&caller(Principal::of_socket(0)), ""), Ok(Vec::new()));
+        let listed = toolbox.tasks(&caller(Principal::of_socket(0)), &TasksAsked::default());
+        assert_eq!(listed, Ok((Vec::new(), None)));
     }
 }

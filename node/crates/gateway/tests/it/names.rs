@@ -1,8 +1,9 @@
 //! Names, versions and phases at the administrators' door: what is told, what goes on record, and what is refused.
 
-use ollamax_core::catalog::{How, Phase, Replicas, Want, read};
+use ollamax_core::catalog::{Command, How, OnceKey, Phase, Replicas, Want, read};
+use ollamax_gateway::grpc::{Admin, By};
 use ollamax_proto::v1;
-use ollamax_types::{ErrorCode, NodeId};
+use ollamax_types::{ErrorCode, NodeId, RequestId};
 
 use crate::desk::{Desk, House, SIZE_BYTES, check_refused, digest, kept, named, refused};
 
@@ -410,5 +411,32 @@ async fn a_history_of_a_name_that_is_only_wished_for_is_empty() {
     assert_eq!((told.name.as_str(), told.versions.len()), ("m:latest", 0));
     let refused = refused(desk.models().pin_model(pin("m", "")).await);
     assert_eq!(refused.what, "model m:latest not found", "there is no version to pin it at");
+    desk.finish().await;
+}
+
+#[tokio::test]
+async fn a_pin_that_is_asked_for_again_with_its_key_is_told_the_version_of_the_first_time() {
+    let desk = Desk::with_history().await;
+    let admin = Admin::of(desk.house.clone());
+    let once = Some(OnceKey { key: [7; 32], digest: [8; 32] });
+    let by = By { request: RequestId::default(), principal: "uid/0".to_owned(), once };
+    let first = admin.pin_by(&by, &pin("m", "")).await.expect("pinned");
+    assert_eq!((first.name.as_str(), &first.digest[..]), ("m:latest", &digest(2).0[..]));
+    desk.models().pin_model(unpin("m")).await.expect("let go");
+    desk.has(1, "m", 3).await;
+    desk.note("m", 3).await;
+    assert_eq!(admin.pin_by(&by, &pin("m", "")).await, Ok(first.clone()));
+    assert_eq!(desk.model("m").expect("on record").pin, None, "and it has no second effect");
+    let other = By { once: None, ..by.clone() };
+    let today = admin.pin_by(&other, &pin("m", "")).await.expect("pinned");
+    assert_eq!(today.digest, digest(3).0);
+    // No node has it any more.
+    for node in [1, 2] {
+        let (present, absent, removed) = (Vec::new(), vec![named("m").key()], Vec::new());
+        desk.change(Command::ReportModels { node: NodeId(node), present, absent, removed }).await;
+    }
+    assert_eq!(admin.pin_by(&by, &pin("m", "")).await, Ok(first));
+    let gone = admin.pin_by(&other, &pin("m", "")).await.expect_err("there is none");
+    assert_eq!(gone.code, ErrorCode::ModelNotFound);
     desk.finish().await;
 }

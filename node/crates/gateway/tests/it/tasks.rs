@@ -126,7 +126,7 @@ async fn begun(tasks: &MemTasks) -> String {
     let mut changes = tasks.changes().expect("they change");
     loop {
         changes.mark_unchanged();
-        if let Some(task) = tasks.tasks().expect("readable").first() {
+        if let Some(task) = tasks.tasks().first() {
             return task.id.clone();
         }
         changes.changed().await.expect("the tasks live");
@@ -344,6 +344,26 @@ async fn a_client_that_listens_hears_of_its_tasks_when_they_change_and_gets_an_e
     assert_eq!(next(&mut body).await, None);
 }
 
+#[tokio::test]
+async fn who_names_tasks_to_listen_for_declares_that_it_takes_them() {
+    let tasks = MemTasks::default();
+    tasks.set("task_own", |task| task.subject = "loopback".to_owned());
+    let router = door(&tasks);
+    let named = || json!({"notifications": {"taskIds": ["task_own"]}});
+    let (status, found) = json_of(call(&router, asked("subscriptions/listen", "", json!({}), named())).await).await;
+    let error = &found["error"];
+    assert_eq!((status, &error["code"], &found["id"]), (400, &json!(-32_021), &json!(7)), "{found}");
+    assert_eq!(error["data"]["requiredCapabilities"], takes_tasks(), "{found}");
+    // What the protocol refuses for another reason is told that, and who names none may listen.
+    let old = json!({"jsonrpc": "2.0", "id": 7, "method": "subscriptions/listen", "params": named()});
+    let old = with(message(old.to_string()), &[("mcp-protocol-version", "2025-11-25")]);
+    assert_eq!(ask(&router, old).await["error"]["code"], -32_601);
+    let mut body =
+        call(&router, asked("subscriptions/listen", "", json!({}), json!({"notifications": {}}))).await.into_body();
+    let told = next(&mut body).await.expect("it is acknowledged");
+    assert_eq!(told["method"], "notifications/subscriptions/acknowledged", "{told}");
+}
+
 async fn plain(router: &Router, request: Request<Body>) -> (Response<()>, Value) {
     let (head, body) = call(router, local(request)).await.into_parts();
     let bytes = body.collect().await.expect("whole").to_bytes();
@@ -372,6 +392,13 @@ async fn over_plain_http_a_task_is_begun_looked_at_and_ended() {
     let (_, listed) = plain(&router, get("/tasks?status=completed")).await;
     let first = &listed["tasks"][0];
     assert_eq!((&first["id"], &first["result"]), (&json!("task_done"), &Value::Null), "{listed}");
+    let (_, page) = plain(&router, get("/tasks?status=over&limit=1&mine=true")).await;
+    assert_eq!((&page["tasks"][0]["id"], &page["next_cursor"]), (&json!("task_done"), &Value::Null), "{page}");
+    for nonsense in ["status=dead", "limit=many", "mine=perhaps", "cursor=nowhere"] {
+        let (head, found) = plain(&router, get(&format!("/tasks?{nonsense}"))).await;
+        let code = head.headers()["x-ollamamax-error"].to_str();
+        assert_eq!((head.status().as_u16(), code.ok()), (400, Some("bad_request")), "{nonsense}: {found}");
+    }
     let (_, found) = plain(&router, get("/tasks/task_done")).await;
     assert_eq!(found["task"]["result"], json!({"nodes": ["n1"]}), "{found}");
     let (head, found) = plain(&router, post(&format!("/tasks/{id}/cancel"), "")).await;
@@ -399,7 +426,16 @@ async fn on_the_socket_an_administrator_sees_every_task_and_decides() {
     assert_eq!((begun.subject.as_str(), begun.tool.as_str(), begun.priority), ("uid/0", "fetches", 5));
     let listed = client.list_tasks(by_root(ListTasksRequest::default())).await.expect("listed").into_inner().tasks;
     assert_eq!(listed.len(), 2, "{listed:?}");
-    let waiting = ListTasksRequest { status: "waiting".to_owned() };
+    let first = ListTasksRequest { limit: 1, ..ListTasksRequest::default() };
+    let page = client.list_tasks(by_root(first.clone())).await.expect("listed").into_inner();
+    let rest = ListTasksRequest { cursor: page.next_cursor.clone(), ..first };
+    let rest = client.list_tasks(by_root(rest)).await.expect("listed").into_inner();
+    assert_eq!((page.tasks.len(), rest.tasks.len(), rest.next_cursor.as_str()), (1, 1, ""), "{page:?} {rest:?}");
+    assert_ne!(page.tasks[0].id, rest.tasks[0].id);
+    let mine = ListTasksRequest { mine: true, tool: "fetches".to_owned(), ..ListTasksRequest::default() };
+    let mine = client.list_tasks(by_root(mine)).await.expect("listed").into_inner().tasks;
+    assert!(mine.len() == 1 && mine[0].id == begun.id, "{mine:?}");
+    let waiting = ListTasksRequest { status: "waiting".to_owned(), ..ListTasksRequest::default() };
     let listed = client.list_tasks(by_root(waiting)).await.expect("listed").into_inner().tasks;
     assert!(listed.len() == 1 && listed[0].text.contains("ollamax approve task_1"), "{listed:?}");
 

@@ -219,6 +219,7 @@ fn every_reply_reads_back_as_itself() {
         committed(Answer::Lease { lease: 5, ttl_ms: 6 }),
         committed(Answer::Migration(Box::new(row()))),
         committed(Answer::Wish { round: 5 }),
+        committed(Answer::Pinned { digest: Digest([5; 32]) }),
         committed(Answer::Txn { held: true, effects: effects() }),
         committed(Answer::Member { node: NodeId(4), name: "n4".into(), already: true }),
         Reply::ReadIndex(77),

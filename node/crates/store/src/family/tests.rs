@@ -268,6 +268,7 @@ fn answer() -> impl Strategy<Value = Answer> {
         Just(Answer::Refused(Refusal::LeaseNotFound(4))),
         migration().prop_map(|row| Answer::Migration(Box::new(row))),
         any::<u64>().prop_map(|round| Answer::Wish { round }),
+        any::<[u8; 32]>().prop_map(|digest| Answer::Pinned { digest: Digest(digest) }),
         (any::<bool>(), prop::collection::vec(effect, 0..4)).prop_map(|(held, effects)| Answer::Txn { held, effects }),
     ]
 }

@@ -61,6 +61,12 @@ impl MemTasks {
         self.kept().late.insert(id.to_owned());
     }
 
+    /// All of them, by id.
+    #[must_use]
+    pub fn tasks(&self) -> Vec<TaskView> {
+        self.kept().tasks.values().cloned().collect()
+    }
+
     /// What was asked for with a task.
     #[must_use]
     pub fn asked(&self, id: &str) -> Option<NewTask> {
@@ -154,8 +160,11 @@ impl Tasks for MemTasks {
         if kept.is_behind || kept.late.contains(id) { Err(missing(id)) } else { kept.find(id) }
     }
 
-    fn tasks(&self) -> Result<Vec<TaskView>, ToolError> {
-        Ok(self.kept().tasks.values().cloned().collect())
+    fn each(&self, open_alone: bool, tell: &mut dyn FnMut(TaskView)) -> Result<(), ToolError> {
+        for task in self.tasks().into_iter().filter(|task| !open_alone || !task.is_over()) {
+            tell(TaskView { result: None, ..task });
+        }
+        Ok(())
     }
 
     fn cancel(&self, _by: &Caller, id: &str) -> Answer<TaskView> {

@@ -49,6 +49,9 @@ async fn tasks_are_listed_newest_first_by_status_and_page_and_only_ones_own() {
     let admin = || Principal::of_socket(1);
     assert_eq!(ids(admin(), json!({})).await.0, ["task_a", "task_c", "task_b"]);
     assert_eq!(ids(admin(), json!({"status": "working"})).await.0, ["task_b"]);
+    assert_eq!(ids(admin(), json!({"status": "open"})).await.0, ["task_c", "task_b"]);
+    assert_eq!(ids(admin(), json!({"status": "open", "mine": true})).await.0, ["task_b"]);
+    assert_eq!(ids(admin(), json!({"tool": "pull_model"})).await.0, Vec::<String>::new());
     assert_eq!(ids(Principal::loopback(), json!({})).await.0, ["task_c"]);
     let (first, cursor) = ids(admin(), json!({"limit": 2})).await;
     assert_eq!((first, cursor.is_string()), (vec!["task_a".to_owned(), "task_c".to_owned()], true));

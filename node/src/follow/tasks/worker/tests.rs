@@ -227,3 +227,44 @@ async fn a_node_that_stops_ends_nothing() {
     beside(&record, &bench, sleep(SECOND)).await;
     assert_eq!((bench.counts(), record.counts().1), ((1, 0), 0), "the work is broken off, and the lease runs out");
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_record_is_read_only_where_a_look_may_find_something_new() {
+    let record = MemRecord::new(OWN.0);
+    let mut worker = Worker::new(Arc::new(record.clone()), endless(), CancellationToken::new());
+    // How often it was read, and the number of the job that is held.
+    let look = |worker: &mut Worker| {
+        worker.look().expect("readable");
+        (record.reads(), worker.jobs.values().map(|job| job.number).next())
+    };
+    let id = given(1, 1).id;
+    assert_eq!(look(&mut worker), (1, None));
+    record.pass();
+    assert_eq!(look(&mut worker), (1, None), "no task has changed");
+    record.put(given(1, 1));
+    assert_eq!(look(&mut worker), (2, Some(0)));
+    let now = record.pass();
+    assert_eq!(look(&mut worker), (2, Some(0)));
+    worker.worked(id, 0, Some(now + 1));
+    assert_eq!(look(&mut worker), (3, Some(0)), "its end is not applied here yet");
+    record.pass();
+    assert_eq!(look(&mut worker), (4, Some(1)), "its end is applied, so this is another one, whatever changed");
+    worker.worked(id, 1, Some(now));
+    assert_eq!(look(&mut worker), (5, Some(2)), "it ended behind the last look");
+    worker.worked(id, 1, Some(now));
+    assert_eq!(look(&mut worker), (5, Some(2)), "what was dropped says nothing any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_cluster_costs_a_node_without_tasks_no_looks() {
+    let (record, bench) = (MemRecord::new(OWN.0), endless());
+    record.put(task(1));
+    beside(&record, &bench, async {
+        for _ in 0..100 {
+            record.pass();
+            sleep(SECOND).await;
+        }
+        assert_eq!(record.reads(), 1);
+    })
+    .await;
+}

@@ -118,13 +118,15 @@ pub(super) fn pin(scene: &Scene<'_>, name: &ModelName, digest: Option<Digest>) -
     if !is_known(scene, name, digest)? {
         return Err(Refusal::VersionNotFound { name: name.clone(), version: digest.short() }.into());
     }
+    // Who sends it again may find another version served. Without a key the answer is what older versions answer.
+    let answer = if scene.entry.once.is_some() { Answer::Pinned { digest } } else { Answer::Done };
     let model = opened(scene, &draft, name)?;
     if model.pinned() == Some(digest) {
-        return Ok(Applied::done(Vec::new()));
+        return Ok(Applied::new(Vec::new(), answer));
     }
     let pin = Some(Pin { digest, by: scene.entry.principal.clone(), at: scene.entry.log_time });
     write(&draft, Model { pin, ..model });
-    Ok(Applied::done(draft.into_mutations()))
+    Ok(Applied::new(draft.into_mutations(), answer))
 }
 
 /// Whether a name has, or had, this version.

@@ -1,9 +1,10 @@
 //! `subscriptions/listen` for tasks: a client hears of each change of the tasks that it names.
 //!
 //! rmcp's filter has no word for tasks yet. So the door reads their ids from the message, hands them over beside it,
-//! and names in the acknowledgement those that it took. Always: a task that the caller may not see is not taken; how a
-//! task stands is told once at the beginning and then when it has changed; one that was told to be over is looked at no
-//! more, since the protocol knows nothing that comes after an end; the stream ends with its result when the node stops.
+//! and names in the acknowledgement those that it took. Always: a client that names tasks and does not declare that it
+//! takes them is refused; a task that the caller may not see is not taken; how a task stands is told once at the
+//! beginning and then when it has changed; one that was told to be over is looked at no more, since the protocol knows
+//! nothing that comes after an end; the stream ends with its result when the node stops.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -26,6 +27,7 @@ use tokio::time::sleep;
 use ollamax_tools::Caller;
 use ollamax_tools::views::TaskView;
 
+use super::refusal::Refusal;
 use super::tasks::{Client, detailed};
 use crate::http::Stopping;
 use crate::toolbox::Toolbox;
@@ -45,25 +47,38 @@ const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 /// The tasks that a message wants to hear of, and may; an extension of its request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Watched(Vec<String>);
+pub(super) struct Watched {
+    ids: Vec<String>,
+    /// The id of a request that names tasks and does not declare that its client takes them.
+    undeclared: Option<Value>,
+}
 
 // === impl Watched ===
 
 impl Watched {
     /// Reads them from a message.
     pub(super) async fn of(tools: &Toolbox, caller: &Caller, message: &[u8]) -> Self {
-        let mut found = Vec::new();
-        for id in asked(message) {
+        let named = match asked(message) {
+            Ok(named) => named,
+            Err(request) => return Self { undeclared: Some(request), ..Self::default() },
+        };
+        let mut ids = Vec::new();
+        for id in named {
             if tools.find_task(caller, &id).await.is_ok() {
-                found.push(id);
+                ids.push(id);
             }
         }
-        Self(found)
+        Self { ids, undeclared: None }
+    }
+
+    /// What the client is told in the place of a stream.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        self.undeclared.clone().map(Refusal::undeclared_tasks)
     }
 
     /// Names them in the acknowledgement, which is the first thing that a stream says.
     pub(super) fn acknowledge(self, body: Body) -> Body {
-        let mut ids = Some(self.0).filter(|ids| !ids.is_empty());
+        let mut ids = Some(self.ids).filter(|ids| !ids.is_empty());
         if ids.is_none() {
             return body;
         }
@@ -79,24 +94,32 @@ impl Watched {
     }
 }
 
-/// The ids in a message of this method, each once, and as many as one stream may have; none where its client does not
-/// take tasks.
-fn asked(message: &[u8]) -> Vec<String> {
+/// The ids in a message of this method, each once, and as many as one stream may have.
+///
+/// # Errors
+/// The request's id, where its client does not declare that it takes tasks.
+fn asked(message: &[u8]) -> Result<Vec<String>, Value> {
     // Nearly every message is another one, and need not be read once more.
     if memmem::find(message, TASK_IDS.as_bytes()).is_none() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let message: Value = serde_json::from_slice(message).unwrap_or_default();
     let params = &message["params"];
+    let named = &params["notifications"][TASK_IDS];
+    if message["method"] != METHOD || named.is_null() {
+        return Ok(Vec::new());
+    }
     let able = &params["_meta"]["io.modelcontextprotocol/clientCapabilities"]["extensions"][TASKS_EXTENSION_ID];
-    let named = params["notifications"][TASK_IDS].as_array().filter(|_| message["method"] == METHOD);
+    if !able.is_object() {
+        return Err(message["id"].clone());
+    }
     let mut ids: Vec<String> = Vec::new();
-    for id in named.filter(|_| able.is_object()).into_iter().flatten().filter_map(Value::as_str) {
+    for id in named.as_array().into_iter().flatten().filter_map(Value::as_str) {
         if ids.len() < WATCHED_MAX && !ids.iter().any(|known| known == id) {
             ids.push(id.to_owned());
         }
     }
-    ids
+    Ok(ids)
 }
 
 /// The acknowledgement with the tasks that were taken; `None`: this is none.
@@ -118,12 +141,12 @@ pub(super) async fn listen(tools: &Toolbox, caller: &Caller, context: &Subscript
     tokio::select! {
         () = context.cancelled() => {}
         () = stop.cancelled() => {}
-        () = follow(tools, caller, request, &watched) => {}
+        () = follow(tools, caller, request, &watched.ids) => {}
     }
 }
 
 /// Returns when nothing will change any more.
-async fn follow(tools: &Toolbox, caller: &Caller, request: &RequestContext<RoleServer>, Watched(ids): &Watched) {
+async fn follow(tools: &Toolbox, caller: &Caller, request: &RequestContext<RoleServer>, ids: &[String]) {
     let Some(mut changes) = tools.changes().filter(|_| !ids.is_empty()) else { return pending().await };
     let client = Client::of(request);
     let mut told: BTreeMap<String, TaskView> = BTreeMap::new();
@@ -165,21 +188,24 @@ mod tests {
 
     #[test]
     fn ids_are_read_from_the_message_of_a_client_that_takes_tasks() {
-        let check = |method: &str, extension: &str, ids: Value, expected: &[&str]| {
+        let check = |method: &str, extension: &str, ids: Value, expected: Result<&[&str], Value>| {
             let able = json!({"io.modelcontextprotocol/clientCapabilities": {"extensions": {extension: {}}}});
             let params = json!({"_meta": able, "notifications": {"taskIds": ids}});
             let message = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+            let expected = expected.map(|ids| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>());
             assert_eq!(asked(message.to_string().as_bytes()), expected, "{message}");
         };
-        check(METHOD, TASKS_EXTENSION_ID, json!(["a", "b", "a", 7]), &["a", "b"]);
-        check(METHOD, TASKS_EXTENSION_ID, json!("a"), &[]);
-        check(METHOD, "other", json!(["a"]), &[]);
-        check("tools/call", TASKS_EXTENSION_ID, json!([METHOD]), &[]);
-        assert!(asked(b"{").is_empty());
+        check(METHOD, TASKS_EXTENSION_ID, json!(["a", "b", "a", 7]), Ok(&["a", "b"]));
+        check(METHOD, TASKS_EXTENSION_ID, json!("a"), Ok(&[]));
+        check(METHOD, "other", json!(["a"]), Err(json!(1)));
+        check(METHOD, "other", json!([]), Err(json!(1)));
+        check(METHOD, "other", Value::Null, Ok(&[]));
+        check("tools/call", "other", json!([METHOD]), Ok(&[]));
+        assert_eq!(asked(b"{"), Ok(Vec::new()));
         let many: Vec<String> = (0..100).map(|number| format!("t{number}")).collect();
         let able = json!({"io.modelcontextprotocol/clientCapabilities": {"extensions": {TASKS_EXTENSION_ID: {}}}});
         let message = json!({"method": METHOD, "params": {"_meta": able, "notifications": {"taskIds": many}}});
-        assert_eq!(asked(message.to_string().as_bytes()).len(), WATCHED_MAX);
+        assert_eq!(asked(message.to_string().as_bytes()).map(|ids| ids.len()), Ok(WATCHED_MAX));
     }
 
     #[test]

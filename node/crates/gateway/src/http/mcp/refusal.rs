@@ -4,6 +4,7 @@
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, Response, StatusCode};
+use rmcp::model::TASKS_EXTENSION_ID;
 use serde_json::{Value, json};
 
 use ollamax_types::ErrorCode;
@@ -18,6 +19,8 @@ pub(crate) const INVALID_REQUEST: i32 = -32_600;
 pub(crate) const METHOD_NOT_FOUND: i32 = -32_601;
 /// The protocol's code of headers that contradict the message or each other.
 pub(crate) const HEADER_MISMATCH: i32 = -32_020;
+/// The protocol's code of what wants a capability that the request does not declare.
+pub(crate) const MISSING_CAPABILITY: i32 = -32_021;
 /// The protocol's code of a revision that is not spoken.
 pub(crate) const UNSUPPORTED_VERSION: i32 = -32_022;
 /// JSON-RPC's code of what is not the caller's fault.
@@ -30,15 +33,8 @@ pub(crate) struct Refusal {
     error: ApiError,
     /// The request's; null where none was read.
     id: Box<Value>,
-    /// Where it is about the revision.
-    revision: Option<Box<Revision>>,
-}
-
-/// A request in a revision that is not spoken.
-#[derive(Debug)]
-struct Revision {
-    requested: String,
-    supported: Vec<&'static str>,
+    /// What the protocol has beside the code; null: nothing.
+    details: Box<Value>,
 }
 
 impl From<ApiError> for Refusal {
@@ -53,7 +49,7 @@ impl Refusal {
     /// An error of the door, in the words of JSON-RPC.
     pub(crate) fn of(error: ApiError) -> Self {
         let json_rpc = if error.status < 500 { INVALID_REQUEST } else { INTERNAL_ERROR };
-        Self { json_rpc, error, id: Box::default(), revision: None }
+        Self { json_rpc, error, id: Box::default(), details: Box::default() }
     }
 
     pub(crate) fn not_local() -> Self {
@@ -71,11 +67,19 @@ impl Refusal {
     }
 
     /// `id` is the request's; null where it is none.
-    pub(crate) fn unsupported(id: Value, requested: &str, supported: Vec<&'static str>) -> Self {
+    pub(crate) fn unsupported(id: Value, requested: &str, supported: &[&str]) -> Self {
         let text = format!("revision {requested} is not spoken here; those that are: {}", supported.join(", "));
-        let revision = Box::new(Revision { requested: requested.to_owned(), supported });
+        let details = Box::new(json!({"requested": requested, "supported": supported}));
         let error = ApiError::new(ErrorCode::BadRequest, text);
-        Self { json_rpc: UNSUPPORTED_VERSION, error, id: Box::new(id), revision: Some(revision) }
+        Self { json_rpc: UNSUPPORTED_VERSION, error, id: Box::new(id), details }
+    }
+
+    /// Tasks that a client wants to hear of which does not say that it takes any; `id` is the request's.
+    pub(crate) fn undeclared_tasks(id: Value) -> Self {
+        let text = format!("who listens for tasks declares the capability {TASKS_EXTENSION_ID} in that request");
+        let details = Box::new(json!({"requiredCapabilities": {"extensions": {TASKS_EXTENSION_ID: {}}}}));
+        let error = ApiError::new(ErrorCode::BadRequest, text);
+        Self { json_rpc: MISSING_CAPABILITY, error, id: Box::new(id), details }
     }
 
     /// A method that the revision of the request has no more; `id` is the request's.
@@ -96,11 +100,12 @@ impl Refusal {
     }
 
     pub(crate) fn into_response(self) -> Response<Body> {
-        let Self { json_rpc, error, id, revision } = self;
+        let Self { json_rpc, error, id, details } = self;
         let mut data = json!({"code": error.code.as_str()});
-        if let Some(revision) = revision {
-            data["requested"] = revision.requested.into();
-            data["supported"] = revision.supported.into();
+        if let Value::Object(details) = *details {
+            for (name, value) in details {
+                data[name] = value;
+            }
         }
         let error_json = json!({"code": json_rpc, "message": error.message, "data": data});
         let body = json!({"jsonrpc": "2.0", "id": id, "error": error_json});

@@ -17,6 +17,7 @@ use rmcp::model::{
 use rmcp::service::{RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::Value;
+use tracing::{Instrument as _, Span};
 
 use ollamax_tools::{Call, Caller, Progress, Started, Tool};
 use ollamax_types::ErrorCode as Refused;
@@ -26,6 +27,7 @@ use super::listen;
 use super::progress::Hearer;
 use super::state::Seal;
 use super::tasks::{self, Client, told};
+use crate::http::trace::Trace;
 use crate::toolbox::Toolbox;
 
 /// How long a list may be thought to hold: it changes with the release and the configuration alone.
@@ -135,6 +137,12 @@ pub(super) fn caller_of(context: &RequestContext<RoleServer>) -> Result<Caller, 
     caller.cloned().ok_or_else(|| ErrorData::internal_error("the request has no caller", None))
 }
 
+/// What has the lines of a call tell of the trace that its client names.
+fn span_of(context: &RequestContext<RoleServer>) -> Span {
+    let headers = context.extensions.get::<Head>().map(|head| &head.headers);
+    Trace::of(context.meta.get_traceparent(), headers).map_or_else(Span::none, |trace| trace.span())
+}
+
 /// Whether a request is of a revision without a handshake. In these alone a client carries a state to the next one.
 pub(super) fn is_without_handshake(context: &RequestContext<RoleServer>) -> bool {
     let version = context.protocol_version();
@@ -197,6 +205,7 @@ impl ServerHandler for Server {
             }
             self.answer(caller, client, &name, arguments, progress).await
         };
+        let call = call.instrument(span_of(&context));
         let answer = tokio::select! {
             biased;
             // A caller who left has no use for the answer; dropping the call ends it, and leaves a task that it began.

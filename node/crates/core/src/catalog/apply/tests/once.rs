@@ -85,6 +85,24 @@ fn a_request_that_comes_again_has_one_effect_and_the_same_answer() {
 }
 
 #[test]
+fn a_pin_that_comes_again_is_answered_with_the_version_of_the_first_time() {
+    let mut world = World::new();
+    world.apply(&entry(1, report(1, &[("m", 1)], &[])));
+    let pin = |byte: u8| {
+        let name = "m".parse().expect("a name");
+        Command::PinModel { name, digest: Some(Digest([byte; 32])) }
+    };
+    let pinned = || Answer::Pinned { digest: Digest([1; 32]) };
+    assert_eq!(world.ask(1, 1, 1, pin(1)), (pinned(), None));
+    world.apply(&entry(2, report(1, &[("m", 2)], &[])));
+    // Whoever sends it again has looked anew what the name stands for.
+    assert_eq!(world.ask(2, 1, 1, pin(2)), (pinned(), Some((4, 7))));
+    assert_eq!(world.ask(3, 2, 1, pin(2)).0, Answer::Pinned { digest: Digest([2; 32]) }, "it changes what is pinned");
+    assert_eq!(world.ask(4, 3, 1, pin(2)).0, Answer::Pinned { digest: Digest([2; 32]) }, "it changes nothing");
+    assert_eq!(world.apply(&entry(5, pin(2))).answer, Answer::Done, "nobody keeps it");
+}
+
+#[test]
 fn another_request_under_the_same_key_is_refused() {
     let mut world = World::new();
     world.ask(1, 1, 1, add());

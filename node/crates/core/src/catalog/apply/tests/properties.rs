@@ -555,6 +555,9 @@ proptest! {
             let mut open = read::open_tasks(&view).expect("readable");
             open.sort_by_key(|task| task.id);
             prop_assert_eq!(open, after.iter().filter(|task| !task.state.is_over()).cloned().collect::<Vec<_>>());
+            let mut shown = Vec::new();
+            read::each_task(&view, &mut |task| shown.push(task)).expect("readable");
+            prop_assert_eq!(&shown, &after);
             if before != after {
                 prop_assert_eq!(changed_at, index as u64 + 1, "{:?}", entry.command);
             }
