@@ -246,7 +246,11 @@ impl Stream {
     }
 
     async fn acknowledge(&self) {
-        let params = self.of_subscription(json!({"notifications": {"toolsListChanged": true}}));
+        self.grant(json!({"toolsListChanged": true})).await;
+    }
+
+    async fn grant(&self, notifications: Value) {
+        let params = self.of_subscription(json!({"notifications": notifications}));
         let method = "notifications/subscriptions/acknowledged";
         self.tell(json!({"jsonrpc": "2.0", "method": method, "params": params})).await;
     }
@@ -254,6 +258,11 @@ impl Stream {
     async fn change(&self) {
         let params = self.of_subscription(json!({}));
         self.tell(json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed", "params": params})).await;
+    }
+
+    async fn task(&self, id: &str, status: &str) {
+        let params = self.of_subscription(json!({"taskId": id, "status": status}));
+        self.tell(json!({"jsonrpc": "2.0", "method": "notifications/tasks", "params": params})).await;
     }
 
     fn of_subscription(&self, mut params: Value) -> Value {
@@ -610,6 +619,42 @@ async fn a_subscription_goes_on_at_the_next_node_and_says_what_may_have_been_mis
     fourth.tell(message::result(&fourth.asked["id"], json!({"resultType": "complete"}))).await;
     let told = assistant.hear().await;
     assert_eq!(told, json!({"jsonrpc": "2.0", "id": "s", "result": {"resultType": "complete"}}));
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_to_tasks_says_what_is_not_heard_elsewhere_and_comes_back_to_its_callers_rights() {
+    let (mut n1, mut n2) = (Hold::new("n1", false).of_caller(), Hold::new("n2", false));
+    let mut assistant = Assistant::start(&[&n1, &n2]);
+    let wanted = json!({"toolsListChanged": true, "taskIds": ["a", "b"]});
+    assistant.send(json!("s"), "subscriptions/listen", modern(json!({"notifications": wanted}))).await;
+    let first = n1.stream().await;
+    first.grant(wanted.clone()).await;
+    assert_eq!(assistant.hear().await["params"]["notifications"], wanted);
+    for (id, status) in [("a", "working"), ("b", "completed")] {
+        first.task(id, status).await;
+        let told = assistant.hear().await;
+        assert_eq!((&told["params"]["taskId"], &told["params"]["status"]), (&json!(id), &json!(status)), "{told}");
+    }
+    // Others do not know this caller's tasks.
+    n1.become_so(Mood::Refusing);
+    let second = n2.stream().await;
+    second.acknowledge().await;
+    let told = assistant.hear().await;
+    assert_eq!((&told["params"]["taskId"], &told["params"]["status"]), (&json!("a"), &json!("working")), "{told}");
+    assert!(told["params"]["statusMessage"].as_str().is_some_and(|text| text.contains("last heard of")), "{told}");
+    assert_eq!(assistant.hear().await["method"], "notifications/tools/list_changed");
+    // It is back, and all is wanted there that was.
+    n1.become_so(Mood::Open);
+    let third = n1.stream().await;
+    assert_eq!(third.asked["params"]["notifications"], wanted);
+    timeout(PATIENCE, second.told.closed()).await.expect("nobody listens any more");
+    third.grant(wanted.clone()).await;
+    assert_eq!(assistant.hear().await["method"], "notifications/tools/list_changed");
+    third.task("b", "completed").await;
+    third.task("a", "completed").await;
+    let told = assistant.hear().await;
+    assert_eq!((&told["params"]["taskId"], &told["params"]["status"]), (&json!("a"), &json!("completed")), "{told}");
     assistant.end().await;
 }
 
