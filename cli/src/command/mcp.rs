@@ -25,6 +25,7 @@ mod message;
 mod nodes;
 mod targets;
 mod telling;
+mod wire;
 
 use bridge::Bridge;
 use targets::Targets;

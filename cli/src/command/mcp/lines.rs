@@ -8,10 +8,12 @@ use std::io;
 use serde_json::Value;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _};
 
+use ollamax_types::limits::ASSISTANT_MESSAGE_BYTES_MAX;
+
 use super::message;
 
-/// Bytes of a line.
-pub(crate) const LINE_BYTES_MAX: usize = 4 << 20;
+/// Bytes of a line: a node takes no larger message, and some are added here.
+pub(crate) const LINE_BYTES_MAX: usize = ASSISTANT_MESSAGE_BYTES_MAX - (64 << 10);
 /// Bytes of an id that are looked at in a line that is not kept.
 const ID_BYTES_MAX: usize = 256;
 
