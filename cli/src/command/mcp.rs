@@ -20,6 +20,7 @@ mod era;
 mod events;
 mod exchange;
 mod hints;
+mod ids;
 mod lines;
 mod message;
 mod nodes;

@@ -201,8 +201,9 @@ fn kind_of(message: &Value, id: u64) -> Kind {
 fn judged(status: u16, body: &[u8], id: u64) -> Outcome {
     let message: Value = serde_json::from_slice(body).unwrap_or_default();
     let is_answer = kind_of(&message, id) == Kind::Answer;
-    // Who may not ask here, who asks too much, and what is stopping: the door says so before anything is done.
-    let is_turned_away = matches!(status, 401 | 403 | 405 | 421 | 429 | 503);
+    // Who is sent elsewhere, who may not ask here, who asks too much, and what is stopping: the door says so before
+    // anything is done.
+    let is_turned_away = matches!(status, 301 | 307 | 308 | 401 | 403 | 405 | 421 | 429 | 503);
     match (is_answer, is_turned_away) {
         (true, true) if message.get("error").is_some() => {
             let why = message["error"]["message"].as_str().unwrap_or_default();
@@ -241,6 +242,7 @@ mod tests {
         check(429, refusal, "not begun, told true");
         check(503, refusal, "not begun, told true");
         check(403, "", "not begun, told false");
+        check(301, "<html>", "not begun, told false");
         check(503, "too many client connections", "not begun, told false");
         check(404, "404 page not found", "not begun, told false");
         check(200, "<html>", "unknown");
@@ -248,6 +250,7 @@ mod tests {
         check(200, r#"{"jsonrpc":"2.0","id":"7","result":{}}"#, "unknown");
         check(200, r#"{"jsonrpc":"2.0","id":7,"method":"roots/list"}"#, "unknown");
         check(202, "", "unknown");
+        check(303, "", "unknown");
         check(500, "", "unknown");
         check(502, "<html>", "unknown");
     }
