@@ -5,7 +5,8 @@
 //! one that changes something only where its caller has the same rights; what may have been done is never told as not
 //! done, whatever is heard later; a node's death is told within [`SEARCH_MAX`], unless another node goes on; a
 //! subscription that was acknowledged is opened again until the assistant ends it, with the caller's own rights as soon
-//! as there is a way that has them: elsewhere its tasks may be somebody else's.
+//! as there is a way that has them: elsewhere its tasks may be somebody else's; that others have no such task or tool is
+//! no answer to a caller with more rights.
 
 use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,7 +22,7 @@ use ollamax_types::ErrorCode;
 use super::era::{self, Era};
 use super::exchange::{Outcome, Sent, Ways, exchange};
 use super::hints::{self, Hints, Keys, Known};
-use super::message::{self, INTERNAL_ERROR, Params, Request};
+use super::message::{self, INTERNAL_ERROR, INVALID_PARAMS, Params, Request};
 use super::nodes::Nodes;
 use super::telling::{Out, Telling};
 use crate::output;
@@ -239,10 +240,7 @@ impl Bridge {
         while let Some(node) = self.next(&mut search).await {
             let name = self.ways.name(node);
             match self.ask_at(node, request, search.ends_at, telling).await {
-                // Tasks of somebody else's are as none there.
-                Outcome::Answered(answer)
-                    if answer.get("error").is_some() && self.is_elsewhere(request, node, &search) =>
-                {
+                Outcome::Answered(answer) if self.is_elsewhere(request, node, &answer["error"]) => {
                     let why = answer["error"]["message"].as_str().unwrap_or_default();
                     search.fail(format!("{name}: {why}"), None);
                 }
@@ -288,12 +286,15 @@ impl Bridge {
         }
     }
 
-    /// Whether a request is about a task that may be another caller's at this node, since the way with the caller's own
-    /// rights failed.
-    fn is_elsewhere(&self, request: &Request, node: usize, search: &Search) -> bool {
-        let had_own_rights = self.has_own_rights.load(Ordering::Relaxed);
-        let own_failed = had_own_rights && search.tried.iter().any(|tried| self.ways.has_own_rights(*tried));
-        request.method.starts_with("tasks/") && own_failed && !self.ways.has_own_rights(node)
+    /// Whether a node refuses what the caller's own rights may have: a task, or a tool that stood in a list, is as none
+    /// to it, since it takes the caller for another one. Nothing was done, and the way with those rights, which failed or
+    /// rests, has the word.
+    fn is_elsewhere(&self, request: &Request, node: usize, error: &Value) -> bool {
+        let is_of_rights = match hints::tool_of(request) {
+            Some(tool) => error["code"] == INVALID_PARAMS && self.known.of(tool).is_some(),
+            None => !error.is_null() && request.method.starts_with("tasks/"),
+        };
+        is_of_rights && self.has_own_rights.load(Ordering::Relaxed) && !self.ways.has_own_rights(node)
     }
 
     async fn ask_at(&self, node: usize, request: &Request, by: Instant, telling: &mut Telling) -> Outcome {

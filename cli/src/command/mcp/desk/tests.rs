@@ -134,6 +134,9 @@ impl Node {
             ("tasks/get", _) => {
                 return Some((400, message::error(id, message::INVALID_PARAMS, "no such task", Value::Null)));
             }
+            ("tools/call", Some("administers")) if !self.is_own.load(Ordering::Relaxed) => {
+                return Some((400, message::error(id, message::INVALID_PARAMS, "no such tool", Value::Null)));
+            }
             ("tools/call", Some("turned_away")) => {
                 return Some((403, message::error(&Value::Null, INVALID_REQUEST, "not you", Value::Null)));
             }
@@ -161,6 +164,7 @@ fn tools() -> Value {
         tool("reads", true, json!({})),
         tool("adds", false, json!({})),
         tool("pulls", false, key),
+        tool("administers", false, json!({})),
         tool("turned_away", true, json!({})),
     ])
 }
@@ -474,8 +478,14 @@ async fn that_a_task_is_unknown_to_others_is_no_answer_while_its_caller_is_away(
     assistant.send(json!(7), "tasks/get", task()).await;
     assert_eq!(assistant.hear().await["result"]["status"], "working");
     n1.become_so(Mood::Refusing);
-    assistant.send(json!(8), "tasks/get", task()).await;
-    assert_eq!(code_of(&assistant.hear().await), (&json!(8), &json!("peer_unreachable")));
+    // The second time it rests, and is asked last.
+    for id in [8, 9] {
+        assistant.send(json!(id), "tasks/get", task()).await;
+        assert_eq!(code_of(&assistant.hear().await), (&json!(id), &json!("peer_unreachable")));
+    }
+    n1.become_so(Mood::Open);
+    assistant.send(json!(10), "tasks/get", task()).await;
+    assert_eq!(assistant.hear().await["result"]["status"], "working");
     assistant.end().await;
     // Whoever never had rights of their own hears what there is.
     n1.become_so(Mood::Refusing);
@@ -483,6 +493,27 @@ async fn that_a_task_is_unknown_to_others_is_no_answer_while_its_caller_is_away(
     assistant.send(json!(9), "tasks/get", task()).await;
     let told = assistant.hear().await;
     assert_eq!((&told["id"], &told["error"]["message"]), (&json!(9), &json!("no such task")), "{told}");
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_tool_is_unknown_to_others_is_no_answer_while_its_caller_is_away() {
+    let (n1, n2) = (Hold::new("n1", false).of_caller(), Hold::new("n2", false));
+    let mut assistant = Assistant::start(&[&n1, &n2]);
+    assistant.call(7, "administers").await;
+    assert_eq!(assistant.node_of(7).await, "n1");
+    n1.become_so(Mood::Refusing);
+    for id in [8, 9] {
+        assistant.call(id, "administers").await;
+        assert_eq!(code_of(&assistant.hear().await), (&json!(id), &json!("peer_unreachable")));
+    }
+    n1.become_so(Mood::Open);
+    assistant.call(10, "administers").await;
+    assert_eq!(assistant.node_of(10).await, "n1");
+    // What rights do not decide is answered as ever.
+    n1.become_so(Mood::Refusing);
+    assistant.send(json!(11), "nonsense", modern(json!({}))).await;
+    assert_eq!(assistant.hear().await["error"]["message"], "no such method");
     assistant.end().await;
 }
 
