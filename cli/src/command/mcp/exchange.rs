@@ -269,7 +269,7 @@ mod tests {
                 drop(node);
             };
             let mut telling = Telling::nobody();
-            let ((), outcome) = tokio::join!(dying, exchange(way, &sent, &mut telling));
+            let ((), outcome) = tokio::join!(dying, Box::pin(exchange(way, &sent, &mut telling)));
             let found = match &outcome {
                 Outcome::Unknown(_) => true,
                 Outcome::NotBegun(_, None) => false,

@@ -22,7 +22,7 @@ const TASK_IDS: &str = "taskIds";
 const OVER: [&str; 3] = ["completed", "failed", "cancelled"];
 /// What is told of a task that no node tells of.
 const UNHEARD: &str = "this is how it stood when it was last heard of: no node that answers now tells you of this \
-                       task; it goes on, and you hear of it when one does";
+                       task; you hear how it stands when one does";
 /// What a subscription may be to, and what is heard of it.
 const CHANGES: [(&str, &str); 3] = [
     ("toolsListChanged", "notifications/tools/list_changed"),
