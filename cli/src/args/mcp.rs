@@ -7,7 +7,7 @@ pub(crate) const EXAMPLES: &str = "Assistants start it; by hand it waits for mes
 
 Examples:
   ollamax mcp
-  ollamax mcp --node http://b.lan:11435 --node http://c.lan:11435
+  ollamax mcp --node http://127.0.0.1:11441       (ssh -N -L 11441:127.0.0.1:11435 b.lan)
   claude mcp add ollamax -- ollamax mcp
   npx @modelcontextprotocol/inspector --cli ollamax mcp --method tools/list";
 

@@ -20,11 +20,13 @@ mod era;
 mod events;
 mod exchange;
 mod hints;
+mod ids;
 mod lines;
 mod message;
 mod nodes;
 mod targets;
 mod telling;
+mod wire;
 
 use bridge::Bridge;
 use targets::Targets;

@@ -4,8 +4,11 @@
 //! Always: a request that may have been begun goes to another node only if it changes nothing more the second time, and
 //! one that changes something only where its caller has the same rights; what may have been done is never told as not
 //! done, whatever is heard later; a node's death is told within [`SEARCH_MAX`], unless another node goes on; a
-//! subscription that was acknowledged is opened again until the assistant ends it.
+//! subscription that was acknowledged is opened again until the assistant ends it, with the caller's own rights as soon
+//! as there is a way that has them: elsewhere its tasks may be somebody else's; that others have no such task or tool is
+//! no answer to a caller with more rights.
 
+use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, LazyLock};
@@ -19,7 +22,7 @@ use ollamax_types::ErrorCode;
 use super::era::{self, Era};
 use super::exchange::{Outcome, Sent, Ways, exchange};
 use super::hints::{self, Hints, Keys, Known};
-use super::message::{self, INTERNAL_ERROR, Params, Request};
+use super::message::{self, INTERNAL_ERROR, INVALID_PARAMS, Params, Request};
 use super::nodes::Nodes;
 use super::telling::{Out, Telling};
 use crate::output;
@@ -149,7 +152,8 @@ impl Bridge {
         let (mut pause, mut ended, mut left) = (PAUSE_MIN, None, Vec::new());
         loop {
             let begun_at = Instant::now();
-            match self.ask(request, None, std::mem::take(&mut left), telling).await {
+            let Some(told) = self.subscribe(request, std::mem::take(&mut left), telling).await else { continue };
+            match told {
                 // A node that stops ends its subscriptions in good order; another one goes on with them.
                 Ok((node, answer)) if answer.get("result").is_some() => {
                     ended = Some(answer);
@@ -164,6 +168,7 @@ impl Bridge {
                     if !telling.is_acknowledged() {
                         return failed.told(request);
                     }
+                    telling.nobody_tells().await;
                 }
             }
             if begun_at.elapsed() > PAUSE_MAX {
@@ -171,6 +176,52 @@ impl Bridge {
             }
             sleep(pause).await;
             pause = pause.saturating_mul(2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Opens a subscription, with the caller's own rights where that is possible, and follows it to its end; nothing
+    /// where it was open with others' and there is a way with the caller's own again.
+    async fn subscribe(
+        &self,
+        request: &Request,
+        left: Vec<usize>,
+        telling: &mut Telling,
+    ) -> Option<Result<(usize, Value), Failed>> {
+        let (own, others): (Vec<usize>, Vec<usize>) =
+            (0..self.ways.count()).partition(|node| self.ways.has_own_rights(*node));
+        let mut before = None;
+        if own.iter().any(|node| !left.contains(node)) {
+            match self.ask(request, None, [left.as_slice(), others.as_slice()].concat(), telling).await {
+                Err(failed) => before = Some(failed),
+                answered => return Some(answered),
+            }
+        }
+        tokio::select! {
+            biased;
+            told = self.ask(request, None, [left.as_slice(), own.as_slice()].concat(), telling) => {
+                Some(told.map_err(|failed| failed.behind(before)))
+            }
+            () = self.answers_one_of(&own) => None,
+        }
+    }
+
+    /// Comes true when one of these nodes answers; never where there is none.
+    async fn answers_one_of(&self, nodes: &[usize]) {
+        if nodes.is_empty() {
+            return pending().await;
+        }
+        let params = era::modernised(Params::new(), &era::own_name());
+        let request = Request { id: Value::Null, method: "server/discover".to_owned(), params };
+        loop {
+            sleep(LOOK_EACH).await;
+            for node in nodes {
+                let (by, mut telling) = (Instant::now() + OWN_MAX, Telling::nobody());
+                let asking = timeout(OWN_MAX, self.ask_at(*node, &request, by, &mut telling));
+                if matches!(asking.await, Ok(Outcome::Answered(answer)) if answer.get("result").is_some()) {
+                    self.answered(*node, &self.ways.name(*node));
+                    return;
+                }
+            }
         }
     }
 
@@ -189,10 +240,7 @@ impl Bridge {
         while let Some(node) = self.next(&mut search).await {
             let name = self.ways.name(node);
             match self.ask_at(node, request, search.ends_at, telling).await {
-                // Tasks of somebody else's are as none there.
-                Outcome::Answered(answer)
-                    if answer.get("error").is_some() && self.is_elsewhere(request, node, &search) =>
-                {
+                Outcome::Answered(answer) if self.is_elsewhere(request, node, &answer["error"]) => {
                     let why = answer["error"]["message"].as_str().unwrap_or_default();
                     search.fail(format!("{name}: {why}"), None);
                 }
@@ -238,12 +286,15 @@ impl Bridge {
         }
     }
 
-    /// Whether a request is about a task that may be another caller's at this node, since the way with the caller's own
-    /// rights failed.
-    fn is_elsewhere(&self, request: &Request, node: usize, search: &Search) -> bool {
-        let had_own_rights = self.has_own_rights.load(Ordering::Relaxed);
-        let own_failed = had_own_rights && search.tried.iter().any(|tried| self.ways.has_own_rights(*tried));
-        request.method.starts_with("tasks/") && own_failed && !self.ways.has_own_rights(node)
+    /// Whether a node refuses what the caller's own rights may have: a task, or a tool that stood in a list, is as none
+    /// to it, since it takes the caller for another one. Nothing was done, and the way with those rights, which failed or
+    /// rests, has the word.
+    fn is_elsewhere(&self, request: &Request, node: usize, error: &Value) -> bool {
+        let is_of_rights = match hints::tool_of(request) {
+            Some(tool) => error["code"] == INVALID_PARAMS && self.known.of(tool).is_some(),
+            None => !error.is_null() && request.method.starts_with("tasks/"),
+        };
+        is_of_rights && self.has_own_rights.load(Ordering::Relaxed) && !self.ways.has_own_rights(node)
     }
 
     async fn ask_at(&self, node: usize, request: &Request, by: Instant, telling: &mut Telling) -> Outcome {
@@ -384,6 +435,18 @@ impl Search {
 // === impl Failed ===
 
 impl Failed {
+    /// This one, where others were asked before and failed so.
+    fn behind(self, before: Option<Self>) -> Self {
+        match (before, self) {
+            (Some(Self::NoNode(mut said, earlier)), Self::NoNode(more, told)) => {
+                said.extend(more);
+                // The node's own error counts where each had one.
+                Self::NoNode(said, earlier.and(told))
+            }
+            (_, failed) => failed,
+        }
+    }
+
     /// What the assistant is told.
     fn told(self, request: &Request) -> Value {
         let mut data = json!({"told_by": "ollamax mcp"});

@@ -162,7 +162,7 @@ impl Desk {
         let line = match line {
             Line::Whole(line) => line,
             Line::TooLong(id) => {
-                let text = format!("the line has more than {} MiB; send less", LINE_BYTES_MAX >> 20);
+                let text = format!("the line has more than {} KiB; send less", LINE_BYTES_MAX >> 10);
                 return Some(message::error(&id.unwrap_or_default(), INVALID_REQUEST, text, Value::Null));
             }
         };

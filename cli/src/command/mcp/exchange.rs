@@ -1,7 +1,8 @@
 //! One request at one node: a connection of its own, the request by HTTP, and what came of it.
 //!
 //! Always: what came of a request is one of three things that may be acted upon: it was answered, it was not begun, or
-//! nobody knows. Dropping an exchange closes its connection, which is how nodes hear that nobody waits any more.
+//! nobody knows. One that did not go out whole was not begun, since nodes read a message to its end before they look at
+//! it. Dropping an exchange closes its connection, which is how nodes hear that nobody waits any more.
 
 use std::future::pending;
 use std::io;
@@ -12,22 +13,17 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Method, Request as HttpRequest, header};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::era::MODERN;
 use super::events::{Events, MESSAGE_BYTES_MAX};
 use super::message::Params;
 use super::telling::Telling;
+use super::wire::{Counted, Wire};
 use crate::http_client::deepest;
-
-/// What connections run over.
-pub(crate) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
 /// A connection to a node, and what to ask for there.
 pub(crate) struct Way {
@@ -127,6 +123,8 @@ pub(crate) async fn exchange(way: Way, sent: &Sent, telling: &mut Telling) -> Ou
         Ok(request) => request,
         Err(error) => return not_begun(error.to_string()),
     };
+    let whole = request.body().size_hint().lower();
+    let (wire, taken) = Counted::new(wire);
     let (mut sender, connection) = match http1::handshake::<_, Full<Bytes>>(TokioIo::new(wire)).await {
         Ok(opened) => opened,
         Err(error) => return not_begun(deepest(&error)),
@@ -151,10 +149,15 @@ pub(crate) async fn exchange(way: Way, sent: &Sent, telling: &mut Telling) -> Ou
         drop(connection.await);
         pending::<Outcome>().await
     };
-    tokio::select! {
+    let outcome = tokio::select! {
         biased;
         outcome = asking => outcome,
         outcome = driving => outcome,
+    };
+    match outcome {
+        // Its head is counted, too, so this is less than all of it.
+        Outcome::Unknown(why) if taken.bytes() <= whole => not_begun(format!("{why}, before it had the whole request")),
+        other => other,
     }
 }
 
@@ -198,8 +201,9 @@ fn kind_of(message: &Value, id: u64) -> Kind {
 fn judged(status: u16, body: &[u8], id: u64) -> Outcome {
     let message: Value = serde_json::from_slice(body).unwrap_or_default();
     let is_answer = kind_of(&message, id) == Kind::Answer;
-    // Who may not ask here, who asks too much, and what is stopping: the door says so before anything is done.
-    let is_turned_away = matches!(status, 401 | 403 | 405 | 421 | 429 | 503);
+    // Who is sent elsewhere, who may not ask here, who asks too much, and what is stopping: the door says so before
+    // anything is done.
+    let is_turned_away = matches!(status, 301 | 307 | 308 | 401 | 403 | 405 | 421 | 429 | 503);
     match (is_answer, is_turned_away) {
         (true, true) if message.get("error").is_some() => {
             let why = message["error"]["message"].as_str().unwrap_or_default();
@@ -214,6 +218,8 @@ fn judged(status: u16, body: &[u8], id: u64) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt as _;
+
     use super::*;
 
     #[test]
@@ -236,6 +242,7 @@ mod tests {
         check(429, refusal, "not begun, told true");
         check(503, refusal, "not begun, told true");
         check(403, "", "not begun, told false");
+        check(301, "<html>", "not begun, told false");
         check(503, "too many client connections", "not begun, told false");
         check(404, "404 page not found", "not begun, told false");
         check(200, "<html>", "unknown");
@@ -243,8 +250,38 @@ mod tests {
         check(200, r#"{"jsonrpc":"2.0","id":"7","result":{}}"#, "unknown");
         check(200, r#"{"jsonrpc":"2.0","id":7,"method":"roots/list"}"#, "unknown");
         check(202, "", "unknown");
+        check(303, "", "unknown");
         check(500, "", "unknown");
         check(502, "<html>", "unknown");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_did_not_go_out_whole_was_not_begun() {
+        let check = async |padding: usize, taken_bytes: usize, may_be_begun: bool| {
+            let params = json!({"name": "x", "padding": "x".repeat(padding)}).as_object().cloned().expect("an object");
+            let sent = Sent { id: 7, method: "tools/call".to_owned(), params };
+            // What the node reads before it dies goes out, and as much more as may lie between.
+            let (wire, mut node) = tokio::io::duplex(1 << 10);
+            let way = Way { wire: Box::new(wire), host: "localhost".to_owned(), path: "/mcp".to_owned() };
+            let dying = async {
+                let mut read = vec![0; taken_bytes];
+                node.read_exact(&mut read).await.expect("as many bytes");
+                drop(node);
+            };
+            let mut telling = Telling::nobody();
+            let ((), outcome) = tokio::join!(dying, Box::pin(exchange(way, &sent, &mut telling)));
+            let found = match &outcome {
+                Outcome::Unknown(_) => true,
+                Outcome::NotBegun(_, None) => false,
+                other => panic!("{padding} {taken_bytes}: {other:?}"),
+            };
+            assert_eq!(found, may_be_begun, "{padding} {taken_bytes}: {outcome:?}");
+        };
+        check(0, 0, false).await;
+        check(8 << 10, 0, false).await;
+        check(8 << 10, 4 << 10, false).await;
+        // It is small enough to have gone out whole.
+        check(0, 64, true).await;
     }
 
     #[test]

@@ -24,7 +24,7 @@ const KEY: &str = "idempotency_key";
 /// Where a key may stand beside the arguments.
 const KEY_IN_META: &str = "ollamax.dev/idempotency-key";
 /// Requests that change nothing, or nothing more the second time.
-const REPEATABLE: [&str; 11] = [
+const REPEATABLE: [&str; 12] = [
     "server/discover",
     "tools/list",
     "prompts/list",
@@ -35,8 +35,11 @@ const REPEATABLE: [&str; 11] = [
     "completion/complete",
     "subscriptions/listen",
     "tasks/get",
+    "tasks/update",
     "tasks/cancel",
 ];
+/// Those of them that may change something the first time.
+const CHANGING: [&str; 2] = ["tasks/update", "tasks/cancel"];
 
 /// What a tool says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -166,7 +169,10 @@ pub(crate) fn key_of(request: &Request, hints: Option<Hints>) -> Option<&str> {
 pub(crate) fn changes(request: &Request, hints: Option<Hints>) -> bool {
     match tool_of(request) {
         Some(_) => hints.is_none_or(|hints| !hints.is_reading),
-        None => request.method == "tasks/cancel" || !REPEATABLE.contains(&request.method.as_str()),
+        None => {
+            let method = request.method.as_str();
+            CHANGING.contains(&method) || !REPEATABLE.contains(&method)
+        }
     }
 }
 
@@ -264,7 +270,7 @@ mod tests {
         for method in REPEATABLE {
             check(method, true);
         }
-        for method in ["tools/call", "tasks/update", "a/method", ""] {
+        for method in ["tools/call", "a/method", ""] {
             check(method, false);
         }
     }

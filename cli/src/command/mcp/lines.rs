@@ -8,12 +8,12 @@ use std::io;
 use serde_json::Value;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _};
 
-use super::message;
+use ollamax_types::limits::ASSISTANT_MESSAGE_BYTES_MAX;
 
-/// Bytes of a line.
-pub(crate) const LINE_BYTES_MAX: usize = 4 << 20;
-/// Bytes of an id that are looked at in a line that is not kept.
-const ID_BYTES_MAX: usize = 256;
+use super::ids::IdScan;
+
+/// Bytes of a line: a node takes no larger message, and some are added here.
+pub(crate) const LINE_BYTES_MAX: usize = ASSISTANT_MESSAGE_BYTES_MAX - (64 << 10);
 
 /// What stands in a line.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,18 +31,6 @@ pub(crate) struct Lines<R> {
     kept: Vec<u8>,
     /// Of a line that is too long.
     passing: Option<IdScan>,
-}
-
-/// Looks for the id of a message whose bytes are not kept.
-#[derive(Debug, Default)]
-struct IdScan {
-    depth: usize,
-    in_text: bool,
-    is_escaped: bool,
-    /// What stands at the message's own level since the last comma or colon.
-    word: Vec<u8>,
-    is_of_id: bool,
-    found: Option<Value>,
 }
 
 // === impl Lines ===
@@ -96,68 +84,10 @@ fn keep(kept: &mut Vec<u8>, passing: &mut Option<IdScan>, piece: &[u8], bytes_ma
 fn line_of(kept: &mut Vec<u8>, passing: &mut Option<IdScan>) -> Option<Line> {
     let kept = std::mem::take(kept);
     if let Some(scan) = passing.take() {
-        return Some(Line::TooLong(scan.found));
+        return Some(Line::TooLong(scan.found()));
     }
     let is_empty = kept.iter().all(u8::is_ascii_whitespace);
     (!is_empty).then_some(Line::Whole(kept))
-}
-
-// === impl IdScan ===
-
-impl IdScan {
-    fn pass(&mut self, piece: &[u8]) {
-        for byte in piece {
-            self.look(*byte);
-        }
-    }
-
-    fn look(&mut self, byte: u8) {
-        if self.in_text {
-            self.note(byte);
-            match byte {
-                _ if self.is_escaped => self.is_escaped = false,
-                b'\\' => self.is_escaped = true,
-                b'"' => self.in_text = false,
-                _ => {}
-            }
-            return;
-        }
-        match byte {
-            b'"' => {
-                self.note(byte);
-                self.in_text = true;
-            }
-            b'{' | b'[' => self.depth = self.depth.saturating_add(1),
-            b'}' | b']' => {
-                self.end_word();
-                self.depth = self.depth.saturating_sub(1);
-            }
-            b',' => self.end_word(),
-            b':' if self.depth == 1 => {
-                self.is_of_id = self.word == b"\"id\"";
-                self.word.clear();
-            }
-            _ if byte.is_ascii_whitespace() => {}
-            _ => self.note(byte),
-        }
-    }
-
-    fn note(&mut self, byte: u8) {
-        if self.depth == 1 && self.word.len() < ID_BYTES_MAX {
-            self.word.push(byte);
-        }
-    }
-
-    fn end_word(&mut self) {
-        if self.depth != 1 {
-            return;
-        }
-        if self.is_of_id {
-            self.found = serde_json::from_slice(&self.word).ok().filter(message::is_id);
-        }
-        self.is_of_id = false;
-        self.word.clear();
-    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 
 use serde_json::{Map, Value, json};
 
+use super::ids::{id_in, is_id};
+
 /// JSON-RPC's code of a text that is no JSON.
 pub(crate) const PARSE_ERROR: i64 = -32_700;
 /// JSON-RPC's code of JSON that is no request, or that may not be sent.
@@ -47,7 +49,10 @@ pub(crate) fn read(line: &[u8]) -> Message {
             return refused(&Value::Null, INVALID_REQUEST, text);
         }
         Ok(_) => return refused(&Value::Null, INVALID_REQUEST, "the line is no JSON-RPC 2.0 message"),
-        Err(error) => return refused(&Value::Null, PARSE_ERROR, format!("the line is no JSON: {error}")),
+        Err(error) => {
+            let text = format!("the line is no JSON that can be read: {error}");
+            return refused(&id_in(line).unwrap_or_default(), PARSE_ERROR, text);
+        }
     };
     let id = fields.remove("id");
     let readable = id.clone().filter(is_id).unwrap_or_default();
@@ -62,7 +67,8 @@ pub(crate) fn read(line: &[u8]) -> Message {
         return refused(&readable, INVALID_REQUEST, "the message does not say that it is JSON-RPC 2.0");
     }
     let params = match fields.remove("params") {
-        None => Params::new(),
+        // Typed clients write null for what they do not say.
+        None | Some(Value::Null) => Params::new(),
         Some(Value::Object(params)) => params,
         Some(_) if id.is_none() => return Message::Note(method),
         Some(_) => return refused(&readable, INVALID_PARAMS, "params must be an object"),
@@ -77,11 +83,6 @@ pub(crate) fn read(line: &[u8]) -> Message {
 fn notification(method: String, params: &Params) -> Message {
     let ended = params.get("requestId").filter(|id| method == "notifications/cancelled" && is_id(id));
     ended.map_or(Message::Note(method), |id| Message::Cancelled(id.clone()))
-}
-
-/// Whether a value can be the id of a request.
-pub(crate) fn is_id(value: &Value) -> bool {
-    value.is_string() || value.is_i64() || value.is_u64()
 }
 
 fn refused(id: &Value, code: i64, text: impl Into<String>) -> Message {
@@ -119,6 +120,9 @@ mod tests {
         check("nonsense", Value::Null, PARSE_ERROR);
         check("{", Value::Null, PARSE_ERROR);
         check(&"[".repeat(100_000), Value::Null, PARSE_ERROR);
+        let deep = "[".repeat(1_000);
+        check(&format!(r#"{{"jsonrpc":"2.0","id":7,"method":"x","params":{{"a":{deep}"#), json!(7), PARSE_ERROR);
+        check(r#"{"jsonrpc":"2.0","id":"a","method":"x","params":{"a":"\ud800"}}"#, json!("a"), PARSE_ERROR);
         check(r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#, Value::Null, INVALID_REQUEST);
         check("[]", Value::Null, INVALID_REQUEST);
         check("7", Value::Null, INVALID_REQUEST);
@@ -137,7 +141,8 @@ mod tests {
     #[test]
     fn a_request_is_read_and_what_wants_no_answer_gets_none() {
         let request = Request { id: json!("a"), method: "ping".to_owned(), params: Params::new() };
-        assert_eq!(read(br#"{"jsonrpc":"2.0","id":"a","method":"ping"}"#), Message::Request(request));
+        assert_eq!(read(br#"{"jsonrpc":"2.0","id":"a","method":"ping"}"#), Message::Request(request.clone()));
+        assert_eq!(read(br#"{"jsonrpc":"2.0","id":"a","method":"ping","params":null}"#), Message::Request(request));
         let check = |line: &str, expected: Message| assert_eq!(read(line.as_bytes()), expected, "{line}");
         let note = |text: &str| Message::Note(text.to_owned());
         check(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#, note("notifications/initialized"));

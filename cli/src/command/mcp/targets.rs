@@ -6,6 +6,8 @@
 //! models. A connection that has gone quiet is checked each second, so that a machine that died is noticed.
 
 use std::io;
+#[cfg(unix)]
+use std::path::Path;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -130,10 +132,23 @@ fn own() -> Vec<Target> {
 
 #[cfg(unix)]
 async fn open_socket(global: Global) -> io::Result<Way> {
-    let path = place::data_dir(&global).map(|dir| place::socket(&dir));
-    let path = path.map_err(|failure| io::Error::other(failure.what().to_owned()))?;
-    let stream = tokio::net::UnixStream::connect(path).await?;
+    let path = place::data_dir(&global).map(|dir| place::socket(&dir)).map_err(|failure| in_words(&failure))?;
+    let stream = tokio::net::UnixStream::connect(&path).await.map_err(|error| unopened(&path, error))?;
     Ok(Way { wire: Box::new(stream), host: "localhost".to_owned(), path: PATH.to_owned() })
+}
+
+/// Why the socket could not be opened; whoever may not open it hears how they may.
+#[cfg(unix)]
+fn unopened(path: &Path, error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => in_words(&place::unusable(path, &error)),
+        _ => error,
+    }
+}
+
+#[cfg(unix)]
+fn in_words(failure: &Failure) -> io::Error {
+    io::Error::other(format!("{}; {}", failure.what(), failure.next()))
 }
 
 /// Where this machine's daemon listens for clients, as it says itself, else where it does by default.
@@ -213,6 +228,19 @@ mod tests {
         check("http://[::]:11435", "http://[::1]:11435");
         check("http://127.0.0.1:11435", "http://127.0.0.1:11435");
         check("http://10.0.0.2:11435", "http://10.0.0.2:11435");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn who_may_not_open_the_socket_hears_how_they_may() {
+        let check = |kind: io::ErrorKind, expected: &str| {
+            let told = unopened(Path::new("/nowhere/admin.sock"), kind.into());
+            assert_eq!(told.to_string(), expected);
+        };
+        let next = "repeat it with sudo, or as the user that runs the daemon";
+        let denied = format!("/nowhere/admin.sock may not be used by this user; {next}");
+        check(io::ErrorKind::PermissionDenied, &denied);
+        check(io::ErrorKind::ConnectionRefused, "connection refused");
     }
 
     #[test]

@@ -2,7 +2,10 @@
 //! whichever node tells it and under which id it was asked.
 //!
 //! Always: progress never goes back, also where a second node begins again; a subscription is acknowledged once, and
-//! where it was opened again its assistant hears that something may have changed meanwhile.
+//! where it was opened again its assistant hears that something may have changed meanwhile; of a task that was taken
+//! and that nobody tells of any more it hears so, and nothing of one that it heard to be over.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -11,6 +14,15 @@ use super::era::{Era, of_handshake};
 
 const SUBSCRIPTION_KEY: &str = "io.modelcontextprotocol/subscriptionId";
 const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
+/// What is heard of a task.
+const OF_TASK: &str = "notifications/tasks";
+/// Where an acknowledgement names the tasks that were taken.
+const TASK_IDS: &str = "taskIds";
+/// How a task stands behind which nothing comes.
+const OVER: [&str; 3] = ["completed", "failed", "cancelled"];
+/// What is told of a task that no node tells of.
+const UNHEARD: &str = "this is how it stood when it was last heard of: no node that answers now tells you of this \
+                       task; you hear how it stands when one does";
 /// What a subscription may be to, and what is heard of it.
 const CHANGES: [(&str, &str); 3] = [
     ("toolsListChanged", "notifications/tools/list_changed"),
@@ -50,6 +62,17 @@ struct Words {
     era: Era,
     progress: Option<f64>,
     is_acknowledged: bool,
+    /// The tasks that a subscription was taken for, by id.
+    tasks: BTreeMap<String, Heard>,
+}
+
+/// What the assistant heard of a task.
+#[derive(Debug, Default)]
+struct Heard {
+    last: Option<Value>,
+    is_over: bool,
+    /// That nobody tells of it was told.
+    is_unheard: bool,
 }
 
 // === impl Telling ===
@@ -76,6 +99,13 @@ impl Telling {
         }
     }
 
+    /// Tells that nobody tells of anything now.
+    pub(crate) async fn nobody_tells(&mut self) {
+        for message in self.words.of_silence(&BTreeSet::new()) {
+            self.send(message, false).await;
+        }
+    }
+
     /// Hands on the last word.
     pub(crate) async fn last(self, answer: Value) {
         let message = self.words.of_answer(answer);
@@ -94,7 +124,7 @@ impl Telling {
 
 impl Words {
     fn new(id: Value, era: Era) -> Self {
-        Self { id, era, progress: None, is_acknowledged: false }
+        Self { id, era, progress: None, is_acknowledged: false, tasks: BTreeMap::new() }
     }
 
     /// What the assistant hears of a notification.
@@ -119,11 +149,52 @@ impl Words {
                 }
                 vec![note]
             }
-            ACKNOWLEDGED if std::mem::replace(&mut self.is_acknowledged, true) => {
-                missed(&note["params"]["notifications"], &self.id)
-            }
+            ACKNOWLEDGED => self.of_acknowledgement(note),
+            OF_TASK => self.of_task(note),
             _ => vec![note],
         }
+    }
+
+    /// What the assistant hears of it that a node took a subscription: the first time, what it took; then, what may
+    /// have been missed and what this node does not tell of.
+    fn of_acknowledgement(&mut self, note: Value) -> Vec<Value> {
+        let granted = &note["params"]["notifications"];
+        let taken: BTreeSet<&str> =
+            granted[TASK_IDS].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let mut told = self.of_silence(&taken);
+        for id in taken {
+            self.tasks.entry(id.to_owned()).or_default().is_unheard = false;
+        }
+        if !std::mem::replace(&mut self.is_acknowledged, true) {
+            return vec![note];
+        }
+        told.extend(missed(granted, &self.id));
+        told
+    }
+
+    fn of_task(&mut self, note: Value) -> Vec<Value> {
+        let params = &note["params"];
+        let Some(heard) = params["taskId"].as_str().and_then(|id| self.tasks.get_mut(id)) else { return vec![note] };
+        // A node that takes the subscription over tells of all its tasks.
+        if heard.is_over {
+            return Vec::new();
+        }
+        heard.is_over = params["status"].as_str().is_some_and(|status| OVER.contains(&status));
+        heard.last = Some(note.clone());
+        vec![note]
+    }
+
+    /// How the tasks stood that go on and that are told of no more, once for each. Of one that nothing was heard of yet
+    /// there is nothing to tell.
+    fn of_silence(&mut self, taken: &BTreeSet<&str>) -> Vec<Value> {
+        let unheard = self.tasks.iter_mut().filter(|(id, heard)| !heard.is_over && !taken.contains(id.as_str()));
+        let once = unheard.filter_map(|(_, heard)| (!std::mem::replace(&mut heard.is_unheard, true)).then_some(heard));
+        let last = once.filter_map(|heard| heard.last.clone());
+        last.map(|mut note| {
+            note["params"]["statusMessage"] = UNHEARD.into();
+            note
+        })
+        .collect()
     }
 
     fn of_answer(&self, mut answer: Value) -> Value {
@@ -206,6 +277,38 @@ mod tests {
         assert_eq!(words.of_note(ended)[0]["params"]["requestId"], "s");
         let note = json!({"jsonrpc": "2.0", "method": "notifications/message"});
         assert_eq!(words.of_note(note)[0]["method"], "notifications/message");
+    }
+
+    #[test]
+    fn of_tasks_that_nobody_tells_of_the_assistant_hears_so_once_and_nothing_behind_an_end() {
+        let mut words = Words::new(json!("s"), Era::Modern);
+        let acknowledged = |ids: &[&str]| {
+            let params = json!({"notifications": {TASK_IDS: ids}});
+            json!({"jsonrpc": "2.0", "method": ACKNOWLEDGED, "params": params})
+        };
+        let task = |id: &str, status: &str, text: &str| {
+            let params = json!({"taskId": id, "status": status, "statusMessage": text});
+            json!({"jsonrpc": "2.0", "method": OF_TASK, "params": params})
+        };
+        let nobody = BTreeSet::new();
+        let all = ["asks", "ends", "new", "runs"];
+        assert_eq!(words.of_note(acknowledged(&all)), [acknowledged(&all)]);
+        for (id, status) in [("asks", "input_required"), ("ends", "completed"), ("runs", "working")] {
+            assert_eq!(words.of_note(task(id, status, "as told")), [task(id, status, "as told")]);
+        }
+        // Another node takes one of them.
+        assert_eq!(words.of_note(acknowledged(&["asks"])), [task("runs", "working", UNHEARD)]);
+        assert_eq!(words.of_note(acknowledged(&["asks"])), [] as [Value; 0]);
+        // Then there is none, and then the first one is back.
+        assert_eq!(words.of_silence(&nobody), [task("asks", "input_required", UNHEARD)]);
+        assert_eq!(words.of_silence(&nobody), [] as [Value; 0]);
+        assert_eq!(words.of_note(acknowledged(&all)), [] as [Value; 0]);
+        assert_eq!(words.of_note(task("ends", "completed", "as told")), [] as [Value; 0]);
+        assert_eq!(words.of_note(task("runs", "cancelled", "")), [task("runs", "cancelled", "")]);
+        // It was told of in between, so it is told of anew.
+        assert_eq!(words.of_silence(&nobody), [task("asks", "input_required", UNHEARD)]);
+        // What was not subscribed to is handed on as it is.
+        assert_eq!(words.of_note(task("other", "completed", "")), [task("other", "completed", "")]);
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub const TASKS_PER_NODE_MAX: usize = 8;
 pub const ONCE_MAX: u64 = 16_384;
 /// How long the answer to a request with a key is kept.
 pub const ONCE_KEPT_FOR: Duration = Duration::from_secs(24 * 3_600);
+/// Largest message of an assistant: as many bytes as a call's arguments may have, and what frames them.
+pub const ASSISTANT_MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// After how long the cluster draws another key for the states that its clients carry.
 pub const STATE_KEY_EVERY: Duration = Duration::from_secs(24 * 3_600);
 /// Most keys for the states that clients carry: the next one, the one that seals, and the one before it.

@@ -134,6 +134,9 @@ impl Node {
             ("tasks/get", _) => {
                 return Some((400, message::error(id, message::INVALID_PARAMS, "no such task", Value::Null)));
             }
+            ("tools/call", Some("administers")) if !self.is_own.load(Ordering::Relaxed) => {
+                return Some((400, message::error(id, message::INVALID_PARAMS, "no such tool", Value::Null)));
+            }
             ("tools/call", Some("turned_away")) => {
                 return Some((403, message::error(&Value::Null, INVALID_REQUEST, "not you", Value::Null)));
             }
@@ -161,6 +164,7 @@ fn tools() -> Value {
         tool("reads", true, json!({})),
         tool("adds", false, json!({})),
         tool("pulls", false, key),
+        tool("administers", false, json!({})),
         tool("turned_away", true, json!({})),
     ])
 }
@@ -246,7 +250,11 @@ impl Stream {
     }
 
     async fn acknowledge(&self) {
-        let params = self.of_subscription(json!({"notifications": {"toolsListChanged": true}}));
+        self.grant(json!({"toolsListChanged": true})).await;
+    }
+
+    async fn grant(&self, notifications: Value) {
+        let params = self.of_subscription(json!({"notifications": notifications}));
         let method = "notifications/subscriptions/acknowledged";
         self.tell(json!({"jsonrpc": "2.0", "method": method, "params": params})).await;
     }
@@ -254,6 +262,11 @@ impl Stream {
     async fn change(&self) {
         let params = self.of_subscription(json!({}));
         self.tell(json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed", "params": params})).await;
+    }
+
+    async fn task(&self, id: &str, status: &str) {
+        let params = self.of_subscription(json!({"taskId": id, "status": status}));
+        self.tell(json!({"jsonrpc": "2.0", "method": "notifications/tasks", "params": params})).await;
     }
 
     fn of_subscription(&self, mut params: Value) -> Value {
@@ -465,8 +478,14 @@ async fn that_a_task_is_unknown_to_others_is_no_answer_while_its_caller_is_away(
     assistant.send(json!(7), "tasks/get", task()).await;
     assert_eq!(assistant.hear().await["result"]["status"], "working");
     n1.become_so(Mood::Refusing);
-    assistant.send(json!(8), "tasks/get", task()).await;
-    assert_eq!(code_of(&assistant.hear().await), (&json!(8), &json!("peer_unreachable")));
+    // The second time it rests, and is asked last.
+    for id in [8, 9] {
+        assistant.send(json!(id), "tasks/get", task()).await;
+        assert_eq!(code_of(&assistant.hear().await), (&json!(id), &json!("peer_unreachable")));
+    }
+    n1.become_so(Mood::Open);
+    assistant.send(json!(10), "tasks/get", task()).await;
+    assert_eq!(assistant.hear().await["result"]["status"], "working");
     assistant.end().await;
     // Whoever never had rights of their own hears what there is.
     n1.become_so(Mood::Refusing);
@@ -474,6 +493,27 @@ async fn that_a_task_is_unknown_to_others_is_no_answer_while_its_caller_is_away(
     assistant.send(json!(9), "tasks/get", task()).await;
     let told = assistant.hear().await;
     assert_eq!((&told["id"], &told["error"]["message"]), (&json!(9), &json!("no such task")), "{told}");
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_tool_is_unknown_to_others_is_no_answer_while_its_caller_is_away() {
+    let (n1, n2) = (Hold::new("n1", false).of_caller(), Hold::new("n2", false));
+    let mut assistant = Assistant::start(&[&n1, &n2]);
+    assistant.call(7, "administers").await;
+    assert_eq!(assistant.node_of(7).await, "n1");
+    n1.become_so(Mood::Refusing);
+    for id in [8, 9] {
+        assistant.call(id, "administers").await;
+        assert_eq!(code_of(&assistant.hear().await), (&json!(id), &json!("peer_unreachable")));
+    }
+    n1.become_so(Mood::Open);
+    assistant.call(10, "administers").await;
+    assert_eq!(assistant.node_of(10).await, "n1");
+    // What rights do not decide is answered as ever.
+    n1.become_so(Mood::Refusing);
+    assistant.send(json!(11), "nonsense", modern(json!({}))).await;
+    assert_eq!(assistant.hear().await["error"]["message"], "no such method");
     assistant.end().await;
 }
 
@@ -610,6 +650,42 @@ async fn a_subscription_goes_on_at_the_next_node_and_says_what_may_have_been_mis
     fourth.tell(message::result(&fourth.asked["id"], json!({"resultType": "complete"}))).await;
     let told = assistant.hear().await;
     assert_eq!(told, json!({"jsonrpc": "2.0", "id": "s", "result": {"resultType": "complete"}}));
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_to_tasks_says_what_is_not_heard_elsewhere_and_comes_back_to_its_callers_rights() {
+    let (mut n1, mut n2) = (Hold::new("n1", false).of_caller(), Hold::new("n2", false));
+    let mut assistant = Assistant::start(&[&n1, &n2]);
+    let wanted = json!({"toolsListChanged": true, "taskIds": ["a", "b"]});
+    assistant.send(json!("s"), "subscriptions/listen", modern(json!({"notifications": wanted}))).await;
+    let first = n1.stream().await;
+    first.grant(wanted.clone()).await;
+    assert_eq!(assistant.hear().await["params"]["notifications"], wanted);
+    for (id, status) in [("a", "working"), ("b", "completed")] {
+        first.task(id, status).await;
+        let told = assistant.hear().await;
+        assert_eq!((&told["params"]["taskId"], &told["params"]["status"]), (&json!(id), &json!(status)), "{told}");
+    }
+    // Others do not know this caller's tasks.
+    n1.become_so(Mood::Refusing);
+    let second = n2.stream().await;
+    second.acknowledge().await;
+    let told = assistant.hear().await;
+    assert_eq!((&told["params"]["taskId"], &told["params"]["status"]), (&json!("a"), &json!("working")), "{told}");
+    assert!(told["params"]["statusMessage"].as_str().is_some_and(|text| text.contains("last heard of")), "{told}");
+    assert_eq!(assistant.hear().await["method"], "notifications/tools/list_changed");
+    // It is back, and all is wanted there that was.
+    n1.become_so(Mood::Open);
+    let third = n1.stream().await;
+    assert_eq!(third.asked["params"]["notifications"], wanted);
+    timeout(PATIENCE, second.told.closed()).await.expect("nobody listens any more");
+    third.grant(wanted.clone()).await;
+    assert_eq!(assistant.hear().await["method"], "notifications/tools/list_changed");
+    third.task("b", "completed").await;
+    third.task("a", "completed").await;
+    let told = assistant.hear().await;
+    assert_eq!((&told["params"]["taskId"], &told["params"]["status"]), (&json!("a"), &json!("completed")), "{told}");
     assistant.end().await;
 }
 

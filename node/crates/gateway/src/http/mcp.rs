@@ -21,6 +21,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use ollamax_tools::Caller;
+use ollamax_types::limits;
 
 use crate::http::{OpenDoor, body, edge, loopback, tools};
 use crate::mem::MemKeys;
@@ -45,8 +46,8 @@ use self::refusal::Refusal;
 use self::server::Server;
 use self::state::Seal;
 
-/// Bytes of one message: as many as a call's arguments may have, and what frames them.
-pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// Bytes of one message.
+pub(crate) const MESSAGE_BYTES_MAX: usize = limits::ASSISTANT_MESSAGE_BYTES_MAX;
 
 /// In which header clients say which revision they speak.
 const VERSION_HEADER: &str = "mcp-protocol-version";

@@ -198,7 +198,9 @@ fn node_in(id: &str) -> Option<NodeId> {
 fn absent(door: &OpenDoor, id: &str) -> ApiError {
     let elsewhere = node_in(id).filter(|node| *node != own_node(door));
     let text = match elsewhere.and_then(|node| door.parts.node.name_of(node)) {
-        Some(name) => format!("this stream is one of node {name}; send its messages there, or open one here: GET /sse"),
+        Some(name) => format!(
+            "this stream is one of node {name}; send its messages there, or open one here if that is gone: GET /sse"
+        ),
         None => "there is no such stream: it has ended, or its node is gone; open a new one: GET /sse".to_owned(),
     };
     ApiError { status: 404, ..ApiError::new(ErrorCode::BadRequest, text) }
