@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
@@ -92,8 +92,8 @@ pub(super) async fn inspect(doors: &[Door], directory: &Path) -> Result<()> {
         let asked = ["--method", "tools/call", "--tool-name", "list_nodes", "--tool-arg", "health=Splendid"];
         let refused = inspected(door, 0, era, directory, &asked).await?;
         let said = String::from_utf8_lossy(&refused.stdout);
-        let is_refused = refused.status.code() == Some(REFUSED) && said.contains("bad_request");
-        ensure!(is_refused, "{}, {era}: {refused:?}", door.name);
+        let is_told = refused.status.code() == Some(REFUSED) && said.contains("bad_request");
+        ensure!(is_told && is_refused(&refused.stdout), "{}, {era}: {refused:?}", door.name);
     }
     Ok(())
 }
@@ -123,13 +123,21 @@ pub(super) async fn inspect_on(doors: &[Door], directory: &Path, is_over: &Atomi
 async fn inspect_once(door: &Door, way: usize, era: &str, directory: &Path) -> Result<usize> {
     let asked = ["--method", "tools/call", "--tool-name", "list_nodes"];
     let first = inspected(door, way, era, directory, &asked).await?;
-    let is_gone = door.breaks && way == 0 && !first.status.success() && first.status.code() != Some(REFUSED);
+    let is_gone = door.breaks && way == 0 && !first.status.success() && !is_refused(&first.stdout);
     let (told, way) = if is_gone { (inspected(door, 1, era, directory, &asked).await?, 1) } else { (first, way) };
     let said: Value =
         serde_json::from_slice(&told.stdout).with_context(|| format!("{}, {era}: {told:?}", door.name))?;
     let is_told = told.status.success() && said["result"]["structuredContent"]["nodes"].is_array();
     ensure!(is_told, "the Inspector, {}, {era}: {told:?}", door.name);
     Ok(way)
+}
+
+/// Whether a tool has refused, of what the Inspector printed: a refusal is JSON with a code. It prints in the same form
+/// that the connection has failed, in words of its own.
+fn is_refused(printed: &[u8]) -> bool {
+    let said: Value = serde_json::from_slice(printed).unwrap_or_default();
+    let text = said["result"]["content"][0]["text"].as_str().unwrap_or_default();
+    serde_json::from_str::<Value>(text).is_ok_and(|told| told["code"].is_string())
 }
 
 /// What the Inspector says and how it ends, at a door by one of its ways.
@@ -231,6 +239,18 @@ impl Program {
         }
         Ok(())
     }
+}
+
+#[test]
+fn a_connection_that_failed_is_no_refusal_of_a_tool() {
+    let check = |text: &str, expected: bool| {
+        let printed = json!({"result": {"content": [{"type": "text", "text": text}], "isError": true}}).to_string();
+        assert_eq!(is_refused(printed.as_bytes()), expected, "{printed}");
+    };
+    check(r#"{"code": "no_quorum", "message": "m", "next": "n"}"#, true);
+    check("fetch failed", false);
+    check("502", false);
+    assert!(!is_refused(b""), "nothing was printed");
 }
 
 #[test]
