@@ -16,10 +16,8 @@ use ollamax_testkit::{Cluster, FakeRegistry, wait};
 
 use crate::model_owners::{PATIENCE, make_it_lead};
 use crate::pull_from_a_registry::{blob, model, pulled};
-use crate::spread::{WEIGHTS_BYTES, events, is_everywhere, start};
+use crate::spread::{FEW_BYTES, WEIGHTS_BYTES, events, is_everywhere, start};
 
-/// A file of one chunk.
-const FEW_BYTES: u64 = 300_000;
 /// A lease that runs out, an election, and a pull.
 const RECOVERY: Duration = Duration::from_secs(60);
 /// A node that does not work at a task answers for it as fast as for anything else.
