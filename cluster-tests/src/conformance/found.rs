@@ -100,9 +100,9 @@ pub(crate) fn read(folder: &Path, ended: Timestamp) -> Result<BTreeMap<String, R
     let ends: Vec<Timestamp> = found.iter().skip(1).map(|(begin, ..)| *begin).chain([ended]).collect();
     let mut all = BTreeMap::new();
     for ((begin, name, verdict), end) in found.into_iter().zip(ends) {
-        let twice = format!("{name} ran twice in {}", folder.display());
+        let ran = Ran { verdict, when: Span { begin, end } };
         // Which of two runs counts, nobody can say.
-        ensure!(all.insert(name, Ran { verdict, when: Span { begin, end } }).is_none(), twice);
+        ensure!(all.insert(name.clone(), ran).is_none(), "{name} ran twice in {}", folder.display());
     }
     Ok(all)
 }
