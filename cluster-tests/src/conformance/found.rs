@@ -1,7 +1,7 @@
 //! What the suite found, as it wrote it down: a folder for each scenario, with the moment at which it began in its
 //! name, and all its checks inside.
 //!
-//! Nothing is taken from what the suite prints. It runs one scenario after the other, so each one ends when the next one
+//! Nothing is taken from what the suite prints. It runs one scenario after the other, so each one ends when the next
 //! begins. A folder without checks is of a scenario that broke off, and has failed; one whose checks cannot be read is
 //! an error.
 

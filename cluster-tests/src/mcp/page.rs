@@ -1,5 +1,5 @@
-//! The part of `docs/architecture/mcp.md` that a run writes: what is wanted beside what was found, the share of requests
-//! that succeeded, and on what machine.
+//! The part of `docs/architecture/mcp.md` that a run writes: what is wanted beside what was found, the share of
+//! requests that succeeded, and on what machine.
 //!
 //! It stands between two marks. Everything else of the page is written by hand, and stays as it is.
 

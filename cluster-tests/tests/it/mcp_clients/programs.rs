@@ -77,7 +77,7 @@ pub(super) async fn start(doors: &[Door], directory: &Path) -> Result<Vec<Progra
     Ok(started)
 }
 
-/// The Inspector's command line at every door and in each era, in the long form. What it keeps goes into this directory.
+/// The Inspector's command line at every door and in each era, in the long form. What it keeps goes into the directory.
 pub(super) async fn inspect(doors: &[Door], directory: &Path) -> Result<()> {
     if !crate::soak() {
         return Ok(());
