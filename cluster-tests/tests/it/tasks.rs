@@ -22,8 +22,8 @@ use crate::spread::{FEW_BYTES, WEIGHTS_BYTES, events, is_everywhere, start};
 const RECOVERY: Duration = Duration::from_secs(60);
 /// A node that does not work at a task answers for it as fast as for anything else.
 const AT_ONCE: Duration = Duration::from_secs(2);
-/// Changes that are made while a leader is killed again and again, an even number, and most kills meanwhile; in the long
-/// form more.
+/// Changes that are made while a leader is killed again and again, an even number, and most kills meanwhile. In the
+/// long form there are more.
 const CHANGES: (usize, usize) = (200, 5);
 const CHANGES_IN_SOAK: (usize, usize) = (1_000, 40);
 /// The revision of MCP in which clients carry a state.
