@@ -140,7 +140,8 @@ fn notes(plan: &Plan, runs: &[Run]) -> Vec<String> {
             .to_owned(),
         format!(
             "{}: the tool that does least; a caller has {CALLS} calls of it at once, so each node gets {CALLS} of \
-             {CALLING} clients; cores: processor time of the node's process alone, connections and log lines among it",
+             {CALLING} clients, after half a second of lists; cores: processor time of the node's process alone, \
+             connections and log lines among it",
             messages::NO_OP
         ),
         format!(
