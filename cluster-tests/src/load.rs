@@ -88,7 +88,8 @@ pub(crate) fn percentile(sorted: &[f64], share: f64) -> Option<f64> {
     sorted.get(index).copied()
 }
 
-/// Keeps `clients` asking for `time`. The first tenth, at most a third of a second, warms up and is not counted.
+/// Keeps `clients` asking for `time`. The first tenth, at most a third of a second, warms up: its answers are not
+/// counted, nor are those that come after the end. Failures always are.
 pub(crate) async fn run(question: &Question, clients: usize, time: Duration) -> Outcome {
     let warm = Instant::now() + (time / 10).min(Duration::from_millis(333));
     let end = warm + time;
@@ -121,7 +122,7 @@ async fn client(question: &Question, warm: Instant, end: Instant) -> Outcome {
     while Instant::now() < end {
         let begin = Instant::now();
         let answered = client.ask(question, begin).await;
-        if begin >= warm && Instant::now() <= end {
+        if answered.is_err() || (begin >= warm && Instant::now() <= end) {
             outcome.note(answered);
         }
     }
@@ -246,6 +247,10 @@ mod tests {
         assert!(good.first[0] <= good.whole[good.whole.len() - 1]);
         let times = run_times(&question, 4, 10).await;
         assert_eq!((times.succeeded(), times.failed, times.first.len()), (10, 0, 10));
+        // While it warms up, too.
+        fake.inject(FaultRule::once(On::Inference, Fault::Busy));
+        let once = run(&question, 1, Duration::from_millis(300)).await;
+        assert!(once.succeeded() > 0 && once.failed == 1, "{} and {}", once.succeeded(), once.failed);
         let other = Question { says: "something else", ..question.clone() };
         assert_eq!(run_times(&other, 2, 3).await.failed, 3);
         fake.inject(FaultRule::always(On::Inference, Fault::Busy));

@@ -216,6 +216,9 @@ struct McpOptions {
     /// A short form, two minutes: figures to look at, not to publish.
     #[arg(long)]
     quick: bool,
+    /// Write what was found into docs/architecture/mcp.md.
+    #[arg(long, conflicts_with = "quick")]
+    write: bool,
 }
 
 impl McpOptions {
@@ -373,6 +376,7 @@ async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     // What was acknowledged and lost, where requests may fail.
     let mut lost: Option<Vec<String>> = None;
+    let mut written = Ok(());
     let (Repeats { output, check: aims_count, .. }, report): (Repeats, Report) = match arguments.bench {
         Bench::Gateway(options) => {
             options.check()?;
@@ -380,7 +384,11 @@ async fn main() -> Result<ExitCode> {
         }
         Bench::Mcp(options) => {
             let plan = options.plan()?;
-            (options.repeats(), Box::pin(mcp::measure(&plan)).await?)
+            let report = Box::pin(mcp::measure(&plan)).await?;
+            if options.write {
+                written = mcp::write(&plan, &report);
+            }
+            (options.repeats(), report)
         }
         Bench::Metadata(options) => options.measure().await?,
         Bench::Node(options) => {
@@ -402,6 +410,8 @@ async fn main() -> Result<ExitCode> {
         Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
         Output::Table => println!("{report}"),
     }
+    // What was found is told in any case.
+    written?;
     let faults = lost.map_or_else(
         || report.faults(aims_count),
         |lost| lost.into_iter().chain(report.shortfalls(aims_count)).collect(),
@@ -487,6 +497,8 @@ mod tests {
         assert_eq!(plan(&["--quick", "--runs", "3", "--seed", "9", "-o", "json"]), mcp::Plan::of(3, 9, true));
         assert!(parse(&["--runs", "0"]).expect("parses").plan().is_err());
         assert!(parse(&["--clients", "64"]).is_err());
+        assert!(parse(&["--write"]).expect("valid").write && !parse(&[]).expect("valid").write);
+        assert!(parse(&["--write", "--quick"]).is_err());
     }
 
     #[test]

@@ -4,12 +4,13 @@
 //!
 //! Every run has a cluster of its own, since nodes bound how often one caller may call a tool, and remember keys for a
 //! day. Nothing is added to the product: the call that does nearly nothing is `health_check`. Chance comes from one
-//! seed, which is told. Whatever ends a run ends its processes too.
+//! seed, which is told. A run that does not end is ended, and whatever ends a run ends its processes too.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::time::timeout;
 
 use ollamax_testkit::fake_ollama::{ModelScript, Script};
 use ollamax_testkit::{Cluster, Seed};
@@ -24,6 +25,7 @@ mod bridge;
 mod calls;
 mod handshakes;
 mod messages;
+mod page;
 mod results;
 mod writes;
 
@@ -33,14 +35,16 @@ use handshakes::Handshakes;
 use plan::{CALLING, CALLS, KILL_EVERY, NODES, REPEAT_EACH, WRITE_EVERY};
 use writes::{Forwarded, MODEL, UnderKills};
 
+pub(crate) use page::write;
 pub(crate) use plan::Plan;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest time for one run, which takes about five minutes where nothing is wrong.
+const RUN_TIME_MAX: Duration = Duration::from_secs(600);
 /// Purpose for which it is drawn when the bridge's node dies; the number of the run is added.
 const PURPOSE: u64 = 0x6272_6964_6765;
 /// Files and sockets that a crowd needs, on each side; many systems give a program fewer by itself.
 const FILES_MIN: u64 = 4_096;
-const NO_BRIDGE: &str = "the bridge while its node dies: this ollamax has no command mcp";
 
 /// What one run found.
 #[derive(Debug)]
@@ -50,8 +54,7 @@ struct Run {
     forwarded: Forwarded,
     under_kills: UnderKills,
     handshakes: Handshakes,
-    /// `None`: the program has no such command.
-    bridge: Option<Bridged>,
+    bridge: Bridged,
 }
 
 /// Measures everything once or several times.
@@ -80,12 +83,12 @@ fn allow_sockets() -> Result<()> {
 }
 
 async fn run_all(plan: &Plan) -> Result<Report> {
-    let has_bridge = bridge::is_there().await?;
     let (mut runs, mut version) = (Vec::new(), String::new());
     for number in 0..plan.runs {
         let cluster = Box::pin(start()).await?;
         version = cluster.status(0).await?.daemon_version;
-        let run = Box::pin(run(&cluster, plan, number, has_bridge)).await;
+        let run = timeout(RUN_TIME_MAX, Box::pin(run(&cluster, plan, number))).await;
+        let run = run.unwrap_or_else(|_| bail!("it has not ended after {RUN_TIME_MAX:?}"));
         runs.push(run.with_context(|| format!("run {}", number + 1))?);
         cluster.finish().await?;
     }
@@ -101,34 +104,29 @@ async fn start() -> Result<Cluster> {
 }
 
 /// One after the other; the node of the bridge stays dead, so it comes last.
-async fn run(cluster: &Cluster, plan: &Plan, number: usize, has_bridge: bool) -> Result<Run> {
+async fn run(cluster: &Cluster, plan: &Plan, number: usize) -> Result<Run> {
     let follower = cluster.node(writes::follower_of(cluster.leader(PATIENCE).await?));
     let lists = Box::pin(calls::lists(follower, plan.time)).await?;
     let calls = Box::pin(calls::calls(cluster)).await?;
     let forwarded = Box::pin(writes::forwarded(cluster, plan)).await?;
     let handshakes = Box::pin(handshakes::measure(follower, plan.greeted)).await?;
     let under_kills = Box::pin(writes::under_kills(cluster, plan, number)).await?;
-    let bridge = if has_bridge {
-        let chance = Seed(plan.seed).generator(PURPOSE + number as u64);
-        Some(Box::pin(bridge::measure(cluster, chance)).await?)
-    } else {
-        None
-    };
+    let chance = Seed(plan.seed).generator(PURPOSE + number as u64);
+    let bridge = Box::pin(bridge::measure(cluster, chance)).await?;
     Ok(Run { lists, calls, forwarded, under_kills, handshakes, bridge })
 }
 
 fn report(plan: &Plan, version: String, runs: &[Run]) -> Report {
     let rows = results::rows(runs);
-    let is_left_out = runs.iter().any(|run| run.bridge.is_none());
     Report {
         bench: "mcp",
         machine: Machine::here(),
         versions: vec![("ollamax-node".to_owned(), version)],
         runs: plan.runs,
         point_seconds: plan.time.as_secs_f64(),
-        aims: results::aims(runs, &rows),
+        aims: results::aims(plan, runs, &rows),
         rows,
-        left_out: is_left_out.then(|| NO_BRIDGE.to_owned()).into_iter().collect(),
+        left_out: Vec::new(),
         notes: notes(plan, runs),
     }
 }
@@ -142,7 +140,8 @@ fn notes(plan: &Plan, runs: &[Run]) -> Vec<String> {
             .to_owned(),
         format!(
             "{}: the tool that does least; a caller has {CALLS} calls of it at once, so each node gets {CALLS} of \
-             {CALLING} clients; cores: processor time of the node's process alone, connections and log lines among it",
+             {CALLING} clients, after half a second of lists; cores: processor time of the node's process alone, \
+             connections and log lines among it",
             messages::NO_OP
         ),
         format!(
@@ -156,9 +155,11 @@ fn notes(plan: &Plan, runs: &[Run]) -> Vec<String> {
              two are sent once more with their keys; lost and doubled are counted by the events model_pinned and \
              model_unpinned of both nodes"
         ),
-        "handshakes: 500 clients at once greet (2025-11-25), then all connections are dropped; before: after a first \
-         500, 15 s later; back: until the node holds no more than that and what may stay, a minute at most"
-            .to_owned(),
+        format!(
+            "handshakes: {0} clients at once greet (2025-11-25), then all connections are dropped; before: after a \
+             first {0}, 15 s later; back: until the node holds no more than that and what may stay, a minute at most",
+            handshakes::CROWD
+        ),
         "beside nobody: other gateways keep tasks and keys in one process or not at all, and publish figures of other \
          loads"
             .to_owned(),

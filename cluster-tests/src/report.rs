@@ -8,6 +8,9 @@ use serde::{Serialize, Serializer};
 
 use crate::machine::Machine;
 
+/// Bytes of one MiB, in which memory is told.
+pub(crate) const MIB: f64 = 1_048_576.0;
+
 /// One benchmark's findings.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {

@@ -8,13 +8,12 @@ use super::plan::{Case, Through, Which};
 use super::points::{Kind, Point};
 use super::syncs::Syncs;
 use crate::load::percentile;
-use crate::report::{Row, Spread};
+use crate::report::{MIB, Row, Spread};
 
 pub(super) const RATE: &str = "req/s";
 pub(super) const P99: &str = "p99 ms";
 pub(super) const RESIDENT: &str = "RSS MiB";
 const PLANNED: &str = "planned/s";
-const MIB: f64 = 1_048_576.0;
 const KIB: f64 = 1_024.0;
 
 /// How a row is called.

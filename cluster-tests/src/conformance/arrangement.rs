@@ -1,22 +1,26 @@
 //! One arrangement: nodes are started, the suite runs against them, and they are put away.
 //!
 //! Where leaders are killed, it goes on until the suite has ended; whoever was killed is started again, so that the
-//! next kill meets whole nodes. A cluster that does not come back is an error, and its logs stay.
+//! next kill meets whole nodes. Scenarios that failed while a node died are done again after their set, by themselves,
+//! and while leaders are killed as before. A cluster that does not come back is an error, and its logs stay.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tempfile::TempDir;
 use tokio::time::Instant;
 
 use ollamax_testkit::cluster::{Node, PATIENCE};
 use ollamax_testkit::{Cluster, wait};
+use ollamax_types::Clock;
 
+use crate::again;
 use crate::args::Arrangement;
 use crate::forwarder::{Counts, Forwarder};
-use crate::found::{self, Scenarios};
+use crate::found::{self, Ran, Scenarios, Span};
 use crate::suite::{self, SETS, Set};
 
 /// From one kill to the next.
@@ -30,11 +34,37 @@ const FIXTURES: &str = "api.conformance_fixtures";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Column {
     pub(crate) arrangement: Arrangement,
-    /// For each set, all scenarios that ran.
+    /// For each set, all scenarios that ran, each as it ended the last time.
     pub(crate) sets: Vec<(Set, Scenarios)>,
-    pub(crate) kills: u64,
+    /// Scenarios that were done again, each as often as it was.
+    pub(crate) again: Vec<(Set, String)>,
+    pub(crate) kills: usize,
     /// What went through the forwarder, where there was one.
     pub(crate) counts: Option<Counts>,
+}
+
+/// What a run of all sets showed.
+#[derive(Debug, Default)]
+struct Found {
+    sets: Vec<(Set, Scenarios)>,
+    again: Vec<(Set, String)>,
+}
+
+/// When nodes died, which whoever kills them writes down.
+#[derive(Debug, Default)]
+struct Deaths(Mutex<Vec<Span>>);
+
+// === impl Deaths ===
+
+impl Deaths {
+    fn note(&self, death: Span) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(death);
+    }
+
+    /// All that have been.
+    fn all(&self) -> Vec<Span> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// Starts the nodes, runs all sets, and puts everything away.
@@ -50,23 +80,25 @@ pub(crate) async fn run(arrangement: Arrangement, seed: u64) -> Result<Column> {
         Some(forwarder) => format!("http://{}/mcp", forwarder.address()),
         None => format!("{}/mcp", cluster.node(0).api()?),
     };
-    let over = AtomicBool::new(false);
+    let (over, deaths) = (AtomicBool::new(false), Deaths::default());
     let suites = async {
-        let found = run_sets(&url).await;
+        let found = run_sets(&url, &deaths).await;
         over.store(true, Ordering::Relaxed);
         found
     };
-    let (sets, kills) = match arrangement {
-        Arrangement::One | Arrangement::Random => (suites.await?, 0),
+    let Found { sets, again } = match arrangement {
+        Arrangement::One | Arrangement::Random => suites.await?,
         Arrangement::Kills => {
-            let (sets, kills) = futures::join!(suites, Box::pin(kill_leaders(&cluster, &over)));
-            (sets?, kills.context("kill leaders")?)
+            let (found, killed) = futures::join!(suites, Box::pin(kill_leaders(&cluster, &over, &deaths)));
+            let found = found?;
+            killed.context("kill leaders")?;
+            found
         }
     };
     let counts = forwarder.as_ref().map(Forwarder::counts);
     drop(forwarder);
     cluster.finish().await?;
-    Ok(Column { arrangement, sets, kills, counts })
+    Ok(Column { arrangement, sets, again, kills: deaths.all().len(), counts })
 }
 
 /// Where each node takes requests.
@@ -75,10 +107,10 @@ fn doors(cluster: &Cluster) -> Result<Vec<SocketAddr>> {
 }
 
 /// Runs every set, one after the other. What the suite wrote goes, unless something cannot be read.
-async fn run_sets(url: &str) -> Result<Vec<(Set, Scenarios)>> {
+async fn run_sets(url: &str, deaths: &Deaths) -> Result<Found> {
     let folder = tempfile::Builder::new().prefix("ollamax-conformance-").tempdir().context("make a folder")?;
-    match run_sets_into(url, &folder).await {
-        Ok(sets) => Ok(sets),
+    match run_sets_into(url, folder.path(), deaths).await {
+        Ok(found) => Ok(found),
         Err(error) => {
             let kept = folder.keep();
             Err(error.context(format!("what the suite wrote is kept in {}", kept.display())))
@@ -86,30 +118,49 @@ async fn run_sets(url: &str) -> Result<Vec<(Set, Scenarios)>> {
     }
 }
 
-async fn run_sets_into(url: &str, folder: &TempDir) -> Result<Vec<(Set, Scenarios)>> {
-    let mut sets = Vec::new();
+async fn run_sets_into(url: &str, folder: &Path, deaths: &Deaths) -> Result<Found> {
+    let mut all = Found::default();
     for set in SETS {
         let begin = Instant::now();
-        let into = folder.path().join(set.revision);
-        suite::run(set, url, &into).await?;
-        let scenarios = found::read(&into)?;
-        eprintln!("conformance: {}: {} scenarios in {:.0?}", set.revision, scenarios.len(), begin.elapsed());
-        sets.push((set, scenarios));
+        let into = folder.join(set.revision);
+        suite::run(set, None, url, &into).await?;
+        let (mut scenarios, before) = (Scenarios::new(), all.again.len());
+        for (name, mut ran) in found::read(&into, Clock::system().now())? {
+            let mut times = 0;
+            while again::is_wanted(&ran, &deaths.all(), times) {
+                times += 1;
+                eprintln!("conformance: {}: {name} failed while a node died, and is done again", set.revision);
+                ran = run_again(set, &name, url, &folder.join(format!("{}-{name}-{times}", set.revision))).await?;
+                all.again.push((set, name.clone()));
+            }
+            scenarios.insert(name, ran.verdict);
+        }
+        let (count, more) = (scenarios.len(), all.again.len() - before);
+        eprintln!("conformance: {}: {count} scenarios in {:.0?}, {more} done again", set.revision, begin.elapsed());
+        all.sets.push((set, scenarios));
     }
-    Ok(sets)
+    Ok(all)
 }
 
-/// Kills whoever leads, again and again, and starts it again; how often.
-async fn kill_leaders(cluster: &Cluster, over: &AtomicBool) -> Result<u64> {
-    let mut kills = 0;
+/// Does one scenario of a set again, alone.
+async fn run_again(set: Set, name: &str, url: &str, into: &Path) -> Result<Ran> {
+    suite::run(set, Some(name), url, into).await?;
+    let mut found = found::read(into, Clock::system().now())?;
+    found.remove(name).with_context(|| format!("the suite has not done {name} again"))
+}
+
+/// Kills whoever leads, again and again, and starts it again.
+async fn kill_leaders(cluster: &Cluster, over: &AtomicBool, deaths: &Deaths) -> Result<()> {
+    let clock = Clock::system();
     while !over.load(Ordering::Relaxed) {
         let next = Instant::now() + KILL_EVERY;
         let leader = cluster.leader(PATIENCE).await.context("see who leads before a kill")?;
+        let begin = clock.now();
         cluster.kill(&[leader]).await?;
-        kills += 1;
+        deaths.note(Span { begin, end: clock.now() });
         wait::pause(DOWN).await;
         cluster.restart(&[leader]).await?;
         wait::pause_until(next).await;
     }
-    Ok(kills)
+    Ok(())
 }

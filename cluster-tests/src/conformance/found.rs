@@ -1,13 +1,19 @@
-//! What the suite found, as it wrote it down: a folder for each scenario, with all its checks.
+//! What the suite found, as it wrote it down: a folder for each scenario, with the moment at which it began in its
+//! name, and all its checks inside.
 //!
-//! Nothing is taken from what the suite prints. A folder that cannot be read is an error, not a scenario that passed.
+//! Nothing is taken from what the suite prints. It runs one scenario after the other, so each one ends when the next
+//! begins. A folder without checks is of a scenario that broke off, and has failed; one whose checks cannot be read is
+//! an error.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+
+use ollamax_types::Timestamp;
 
 /// How the name of a scenario's folder begins.
 const PREFIX: &str = "server-";
@@ -15,6 +21,8 @@ const PREFIX: &str = "server-";
 const MOMENT_CHARS: usize = 25;
 /// The file with the checks.
 const CHECKS: &str = "checks.json";
+/// What is said of a scenario without that file: the suite writes it in the end.
+const BROKE_OFF: &str = "the suite broke it off, and wrote no checks";
 /// The check that is made in every scenario, of the messages and not of what they are about.
 const WIRE: &str = "wire-schema-valid";
 
@@ -54,31 +62,78 @@ pub(crate) enum Verdict {
 /// Scenarios by name.
 pub(crate) type Scenarios = BTreeMap<String, Verdict>;
 
-/// Reads what a run left in a folder.
+/// From when to when something went on, both ends among it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) begin: Timestamp,
+    pub(crate) end: Timestamp,
+}
+
+/// How a scenario ended, and when it ran.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ran {
+    pub(crate) verdict: Verdict,
+    pub(crate) when: Span,
+}
+
+// === impl Span ===
+
+impl Span {
+    /// Whether some moment is in both.
+    pub(crate) fn meets(self, other: Self) -> bool {
+        self.begin <= other.end && other.begin <= self.end
+    }
+}
+
+/// Reads what a run of the suite left in a folder: scenarios by name. `ended`: when the suite was seen to have ended.
 ///
 /// # Errors
 /// When something cannot be read, is not what the suite writes, or is of a scenario that ran twice.
-pub(crate) fn read(folder: &Path) -> Result<Scenarios> {
-    let mut scenarios = Scenarios::new();
+pub(crate) fn read(folder: &Path, ended: Timestamp) -> Result<BTreeMap<String, Ran>> {
+    let mut found = Vec::new();
     for entry in fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
         let entry = entry.with_context(|| format!("read {}", folder.display()))?;
-        let Some(name) = scenario_of(&entry.file_name().to_string_lossy()) else { continue };
-        let file = entry.path().join(CHECKS);
-        let text = fs::read(&file).with_context(|| format!("read {}", file.display()))?;
-        let checks: Vec<Check> = serde_json::from_slice(&text)
-            .with_context(|| format!("{} is not what the suite writes", file.display()))?;
-        // Which of two runs counts, nobody can say.
-        ensure!(scenarios.insert(name, verdict_of(&checks)).is_none(), "{} is of a second run", file.display());
+        let Some((name, begin)) = scenario_of(&entry.file_name().to_string_lossy()) else { continue };
+        found.push((begin, name, verdict_in(&entry.path())?));
     }
-    Ok(scenarios)
+    found.sort_by_key(|(begin, ..)| *begin);
+    let ends: Vec<Timestamp> = found.iter().skip(1).map(|(begin, ..)| *begin).chain([ended]).collect();
+    let mut all = BTreeMap::new();
+    for ((begin, name, verdict), end) in found.into_iter().zip(ends) {
+        let ran = Ran { verdict, when: Span { begin, end } };
+        // Which of two runs counts, nobody can say.
+        ensure!(all.insert(name.clone(), ran).is_none(), "{name} ran twice in {}", folder.display());
+    }
+    Ok(all)
 }
 
-/// The scenario to which a folder belongs.
-fn scenario_of(folder: &str) -> Option<String> {
+/// The scenario to which a folder belongs, and when it began.
+fn scenario_of(folder: &str) -> Option<(String, Timestamp)> {
     let rest = folder.strip_prefix(PREFIX)?;
-    let end = rest.len().checked_sub(MOMENT_CHARS)?;
-    let (name, moment) = rest.split_at_checked(end)?;
-    (moment.starts_with('-') && moment.ends_with('Z') && !name.is_empty()).then(|| name.to_owned())
+    let (name, moment) = rest.split_at_checked(rest.len().checked_sub(MOMENT_CHARS)?)?;
+    let begin = moment_of(moment.strip_prefix('-')?)?;
+    (!name.is_empty()).then(|| (name.to_owned(), begin))
+}
+
+/// The moment of `2026-10-01T09-00-00-000Z`, which is in UTC: the suite puts `-` for what no file's name may have.
+fn moment_of(text: &str) -> Option<Timestamp> {
+    let (day, time) = text.split_once('T')?;
+    let (seconds, fraction) = time.rsplit_once('-')?;
+    let moment: jiff::Timestamp = format!("{day}T{}.{fraction}", seconds.replace('-', ":")).parse().ok()?;
+    u64::try_from(moment.as_millisecond()).ok().map(Timestamp)
+}
+
+/// What the checks in a scenario's folder say.
+fn verdict_in(folder: &Path) -> Result<Verdict> {
+    let file = folder.join(CHECKS);
+    let text = match fs::read(&file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Verdict::Failed(vec![BROKE_OFF.to_owned()])),
+        Err(error) => return Err(error).with_context(|| format!("read {}", file.display())),
+    };
+    let checks: Vec<Check> =
+        serde_json::from_slice(&text).with_context(|| format!("{} is not what the suite writes", file.display()))?;
+    Ok(verdict_of(&checks))
 }
 
 fn verdict_of(checks: &[Check]) -> Verdict {
@@ -108,14 +163,16 @@ mod tests {
 
     #[test]
     fn folders_are_named_after_scenarios_and_other_files_are_none() {
-        let check = |folder: &str, expected: Option<&str>| {
-            assert_eq!(scenario_of(folder).as_deref(), expected, "{folder}");
+        let check = |folder: &str, expected: Option<(&str, u64)>| {
+            let expected = expected.map(|(name, begin)| (name.to_owned(), Timestamp(begin)));
+            assert_eq!(scenario_of(folder), expected, "{folder}");
         };
-        check("server-tools-list-2026-10-01T09-00-00-000Z", Some("tools-list"));
-        check("server-server-stateless-2026-10-01T09-00-00-000Z", Some("server-stateless"));
+        check("server-tools-list-1970-01-01T00-00-01-250Z", Some(("tools-list", 1_250)));
+        check("server-server-stateless-1970-01-02T01-02-03-004Z", Some(("server-stateless", 90_123_004)));
         check("said.txt", None);
         check("server-2026-10-01T09-00-00-000Z", None);
         check("server-tools-list", None);
+        check("server-tools-list-2026-10-01T09-00-61-000Z", None);
     }
 
     #[test]
@@ -146,16 +203,39 @@ mod tests {
         let checks = r#"[{"id": "ping", "name": "Ping", "status": "SUCCESS", "details": {"result": {}}}]"#;
         fs::write(scenario.join(CHECKS), checks).expect("written");
         fs::write(folder.path().join("said.txt"), "everything").expect("written");
-        let expected = Scenarios::from([("ping".to_owned(), Verdict::Passed { warnings: 0 })]);
-        assert_eq!(read(folder.path()).expect("read"), expected);
+        let all = read(folder.path(), Timestamp(u64::MAX)).expect("read");
+        assert_eq!(all.keys().collect::<Vec<_>>(), ["ping"]);
+        assert_eq!(all["ping"].verdict, Verdict::Passed { warnings: 0 });
         let again = folder.path().join("server-ping-2026-10-01T09-00-01-000Z");
         fs::create_dir(&again).expect("made");
         fs::write(again.join(CHECKS), checks).expect("written");
-        assert!(read(folder.path()).is_err(), "it ran twice");
+        assert!(read(folder.path(), Timestamp(u64::MAX)).is_err(), "it ran twice");
         fs::remove_dir_all(&again).expect("removed");
         fs::write(scenario.join(CHECKS), r#"[{"id": "ping", "status": "FINE"}]"#).expect("written");
-        assert!(read(folder.path()).is_err());
-        fs::remove_file(scenario.join(CHECKS)).expect("removed");
-        assert!(read(folder.path()).is_err());
+        assert!(read(folder.path(), Timestamp(u64::MAX)).is_err());
+    }
+
+    #[test]
+    fn each_scenario_ends_when_the_next_one_begins_and_one_that_broke_off_has_failed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let make = |name: &str, checks: Option<&str>| {
+            let scenario = folder.path().join(name);
+            fs::create_dir(&scenario).expect("made");
+            if let Some(checks) = checks {
+                fs::write(scenario.join(CHECKS), checks).expect("written");
+            }
+        };
+        let good = Some(r#"[{"id": "a", "status": "SUCCESS"}]"#);
+        make("server-ping-1970-01-01T00-00-05-000Z", good);
+        make("server-tools-list-1970-01-01T00-00-02-000Z", None);
+        make("server-caching-1970-01-01T00-00-09-500Z", good);
+        let all = read(folder.path(), Timestamp(9_900)).expect("read");
+        let check = |name: &str, begin: u64, end: u64, verdict: Verdict| {
+            let when = Span { begin: Timestamp(begin), end: Timestamp(end) };
+            assert_eq!(all[name], Ran { verdict, when }, "{name}");
+        };
+        check("tools-list", 2_000, 5_000, Verdict::Failed(vec![BROKE_OFF.to_owned()]));
+        check("ping", 5_000, 9_500, Verdict::Passed { warnings: 0 });
+        check("caching", 9_500, 9_900, Verdict::Passed { warnings: 0 });
     }
 }

@@ -1,10 +1,12 @@
 //! `conformance mcp`: the official suite of MCP against real nodes, and a table of what it found.
 //!
 //! It runs three times: against one node; with each request at a node of three that is drawn at random; and so while
-//! the leader is killed every five seconds. Nodes have the suite's fixtures switched on (`api.conformance_fixtures`),
+//! the leader is killed every five seconds. A scenario that fails while a node dies is done again, twice at most, and
+//! the table says so. Nodes have the suite's fixtures switched on (`api.conformance_fixtures`),
 //! everything else of them is as a user runs it. The exit code is 0 when every scenario that counts passed everywhere,
 //! 1 when one did not or the suite cannot be had, and 2 when the command was called wrongly.
 
+mod again;
 mod args;
 mod arrangement;
 mod forwarder;

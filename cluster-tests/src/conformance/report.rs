@@ -13,6 +13,8 @@ use crate::suite::{PACKAGE, SETS, Set, is_of_tasks, is_required};
 
 /// Where the page lies, from the top of the checkout.
 const PAGE: &str = "docs/architecture/conformance.md";
+/// What stands before the number of scenarios that were done again.
+const AGAIN: &str = "scenarios that failed while a node died, and were done again";
 
 /// All that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +78,12 @@ impl Report {
         all.into_iter().map(|(_, name)| name).collect()
     }
 
+    /// How often a scenario was done again.
+    fn again(&self, set: Set, name: &str) -> usize {
+        let all = self.columns.iter().flat_map(|column| &column.again);
+        all.filter(|(own, scenario)| *own == set && scenario == name).count()
+    }
+
     /// One line of a table, with a cell for each column.
     fn line(&self, first: &str, cell: impl Fn(&Column) -> String) -> String {
         let cells = self.columns.iter().map(|column| format!(" {} |", cell(column)));
@@ -99,13 +107,16 @@ impl fmt::Display for Report {
         }
         writeln!(f, "{}", self.line("tasks", |column| column.share(SETS[0], Weight::Tasks)))?;
         writeln!(f, "{}", self.line("leaders killed", |column| column.kills.to_string()))?;
+        writeln!(f, "{}", self.line(AGAIN, |column| column.again.len().to_string()))?;
         write!(f, "{}", self.line("requests at each node; died with one", Column::traffic))?;
         for set in SETS {
             writeln!(f, "\n\n## {}\n", set.revision)?;
-            write!(f, "{}\n{rule}", self.line("scenario", |column| column.arrangement.words().into()))?;
+            let head = self.line("scenario", |column| column.arrangement.words().into());
+            write!(f, "{head} done again |\n{rule}---|")?;
             for name in self.rows(set) {
                 let mark = if Weight::of(name) == Weight::Unscored { " (not scored)" } else { "" };
-                write!(f, "\n{}", self.line(&format!("{name}{mark}"), |column| column.cell(set, name)))?;
+                let line = self.line(&format!("{name}{mark}"), |column| column.cell(set, name));
+                write!(f, "\n{line} {} |", self.again(set, name))?;
             }
         }
         Ok(())
@@ -180,7 +191,8 @@ mod tests {
         let scenarios = rows.iter().map(|(name, verdict)| ((*name).to_owned(), verdict.clone())).collect();
         let sets = vec![(Set { required, tasks, ..SETS[0] }, scenarios)];
         let counts = Some(Counts { taken: vec![5, 7], broken: 1 });
-        let column = Column { arrangement: Arrangement::Random, sets, kills: 3, counts };
+        let again = vec![(sets[0].0, "tools-list".to_owned()); 2];
+        let column = Column { arrangement: Arrangement::Random, sets, again, kills: 3, counts };
         Report { node: "22.1.0".to_owned(), seed: 7, columns: vec![column] }
     }
 
@@ -228,10 +240,12 @@ mod tests {
             "| 2025-11-25 | not run |",
             "| tasks | 1 of 9 |",
             "| leaders killed | 3 |",
+            "| scenarios that failed while a node died, and were done again | 2 |",
+            "| scenario | a random node of three | done again |",
             "| requests at each node; died with one | 5, 7; 1 |",
-            "| json-schema-2020-12 (not scored) | **failed**, 1 checks |",
-            "| tasks-status-notifications | nothing to look at |",
-            "| tools-list | passed, 1 warnings |",
+            "| json-schema-2020-12 (not scored) | **failed**, 1 checks | 0 |",
+            "| tasks-status-notifications | nothing to look at | 0 |",
+            "| tools-list | passed, 1 warnings | 2 |",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} in\n{page}");
         }

@@ -20,12 +20,16 @@ const NODE: &str = "node@22";
 const NODE_MAJOR_MIN: u32 = 22;
 /// How long fetching may take.
 const FETCH_PATIENCE: Duration = Duration::from_secs(300);
-/// How long one set may take; a scenario ends by itself after half a minute.
-const SET_PATIENCE: Duration = Duration::from_secs(1_800);
+/// How long one run may take; a scenario ends by itself after half a minute.
+const RUN_PATIENCE: Duration = Duration::from_secs(1_800);
 /// Characters of what npx says that an error shows.
 const SAID_CHARS_MAX: usize = 800;
 /// What the suite is told, in the words of a shell; the values come as variables.
-const RUN: &str = "conformance server --url \"$MCP_URL\" --requirements \"$MCP_REVISION\" --output-dir \"$MCP_FOUND\"";
+const RUN_SET: &str =
+    "conformance server --url \"$MCP_URL\" --output-dir \"$MCP_FOUND\" --requirements \"$MCP_REVISION\"";
+/// The same of one scenario. A set runs its scenarios at its revision, whichever it is, and so does `--force`.
+const RUN_ONE: &str = "conformance server --url \"$MCP_URL\" --output-dir \"$MCP_FOUND\" \
+     --spec-version \"$MCP_REVISION\" --force --scenario \"$MCP_SCENARIO\"";
 
 /// What a revision requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,21 +97,23 @@ fn version_of(output: &Output) -> Result<String> {
     Ok(version.to_owned())
 }
 
-/// Runs one set against `url`. What it found lies in `folder` afterwards, with everything that it said.
+/// Runs one set against `url`, or of that set one scenario alone. What it found lies in `folder` afterwards, with
+/// everything that it said.
 ///
 /// # Errors
 /// When it cannot be run or does not end. That scenarios failed is no error.
-pub(crate) async fn run(set: Set, url: &str, folder: &Path) -> Result<()> {
+pub(crate) async fn run(set: Set, scenario: Option<&str>, url: &str, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
     let said = File::create(folder.join("said.txt")).context("make a file for what the suite says")?;
     let copy = said.try_clone().context("share that file")?;
-    let mut command = npx(RUN);
+    let mut command = npx(if scenario.is_some() { RUN_ONE } else { RUN_SET });
     command.env("MCP_URL", url).env("MCP_REVISION", set.revision).env("MCP_FOUND", folder);
+    command.envs(scenario.map(|name| ("MCP_SCENARIO", name)));
     command.stdout(said).stderr(copy);
     let mut child = command.spawn().context("start npx")?;
-    let ended = timeout(SET_PATIENCE, child.wait()).await;
+    let ended = timeout(RUN_PATIENCE, child.wait()).await;
     // Failed scenarios end it with 1, as everything else that is wrong; what it found tells them apart.
-    ended.with_context(|| format!("the set {} has not ended after {SET_PATIENCE:?}", set.revision))??;
+    ended.with_context(|| format!("the suite at {} has not ended after {RUN_PATIENCE:?}", set.revision))??;
     Ok(())
 }
 

@@ -9,11 +9,10 @@ use super::timeline::Kills;
 use super::{EQUAL_WITHIN, Findings};
 use crate::against::{at_most_ms, share};
 use crate::load::percentile;
-use crate::report::{Aim, Row, Spread};
+use crate::report::{Aim, MIB, Row, Spread};
 
 const SUCCESS_MIN: f64 = 0.999;
 const READS_P99_MS: f64 = 50.0;
-const MIB: f64 = 1_048_576.0;
 
 type Value = (&'static str, Spread);
 

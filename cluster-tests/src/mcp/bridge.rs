@@ -2,7 +2,7 @@
 //!
 //! The bridge is started as an assistant starts it, knows the node of its data directory and the two others, and is
 //! asked one question after the other, by the handshake. Every answer must have the id of its question; one that is an
-//! error is counted, and is an answer. A program without the command is no fault: there is nothing to measure then.
+//! error is counted, and is an answer.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -15,15 +15,13 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncWrite, AsyncWriteExt as
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, timeout};
 
-use ollamax_testkit::cluster::{binary, clean_environment, run_to_exit};
+use ollamax_testkit::cluster::{binary, clean_environment};
 use ollamax_testkit::{Cluster, wait};
 
 use super::messages;
 
 const PROGRAM: &str = "ollamax";
 const COMMAND: &str = "mcp";
-/// Longest wait for the program to say whether it has the command.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Longest wait for one answer; nobody waits longer.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 /// The node that the bridge speaks to first, and which dies.
@@ -82,11 +80,6 @@ impl Bridged {
             slowest: later().map(|asked| asked.end - asked.begin.max(death)).max(),
         }
     }
-}
-
-/// Whether this `ollamax` has the command.
-pub(super) async fn is_there() -> Result<bool> {
-    Ok(run_to_exit(PROGRAM, &[COMMAND, "--help"], PATIENCE).await?.status.success())
 }
 
 /// Asks on while the bridge's own node is killed, which stays away.

@@ -1,7 +1,8 @@
 //! Lists of tools at a follower, and calls of the tool that does least, with the processor time that they cost a node.
 //!
 //! A node lets a caller call one tool 600 times in a minute, of which all may come at once. So each node is called that
-//! often and not once more, and processor time is read from the clock of its process, which counts nanoseconds.
+//! often and not once more, after lists that warm it up. Processor time is read from the clock of its process, which
+//! counts nanoseconds.
 
 use std::time::Duration;
 
@@ -15,6 +16,9 @@ use ollamax_testkit::cluster::Node;
 use super::messages;
 use super::plan::{CALLING, CALLS, LISTING};
 use crate::load::{self, Outcome};
+
+/// How long a node is asked for lists before it is called: what it does for the first time does not count.
+const WARM: Duration = Duration::from_millis(500);
 
 /// Lists of so many clients at once.
 #[derive(Debug)]
@@ -58,9 +62,11 @@ pub(super) async fn lists(node: &Node, time: Duration) -> Result<Vec<Lists>> {
 pub(super) async fn calls(cluster: &Cluster) -> Result<Vec<Calls>> {
     let mut found = Vec::new();
     for node in cluster.nodes() {
+        let warm = Box::pin(load::run(&messages::list(node.api_address()?), CALLING, WARM)).await;
         let question = messages::call(node.api_address()?);
         let before = cpu_time(node)?;
-        let outcome = Box::pin(load::run_times(&question, CALLING, CALLS)).await;
+        let mut outcome = Box::pin(load::run_times(&question, CALLING, CALLS)).await;
+        outcome.failed += warm.failed;
         let calls = Calls { outcome, cpu: cpu_time(node)?.saturating_sub(before) };
         eprintln!("{} calls at {}: {:?} of a processor", calls.outcome.succeeded(), node.name(), calls.cpu);
         found.push(calls);

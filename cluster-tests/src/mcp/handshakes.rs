@@ -24,7 +24,7 @@ use super::messages::{self, BOTH, HANDSHAKE, PATH};
 use crate::load;
 
 /// Clients that are there at once.
-const CROWD: usize = 500;
+pub(super) const CROWD: usize = 500;
 /// Of them, those that greet at the same time.
 const AT_ONCE: usize = 64;
 /// Longest wait for a node to answer a greeting.

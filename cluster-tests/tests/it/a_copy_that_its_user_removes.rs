@@ -15,11 +15,9 @@ use ollamax_testkit::{Cluster, FakeRegistry, wait};
 use crate::bad_models::files_below;
 use crate::model_owners::PATIENCE;
 use crate::pull_from_a_registry::{blob, model};
-use crate::spread::{WEIGHTS_BYTES, all_seen_up, came_once, is_everywhere, spread, start};
+use crate::spread::{FEW_BYTES, WEIGHTS_BYTES, all_seen_up, came_once, is_everywhere, spread, start};
 
 const STAT_BLOCK_BYTES: u64 = 512;
-/// A file of one chunk.
-const FEW_BYTES: u64 = 300_000;
 /// More than manifests and what else is small take.
 const REST_BYTES: u64 = 1 << 20;
 /// The node whose user removes the copy.

@@ -13,9 +13,8 @@ use ollamax_testkit::fake_registry::{FakeModel, Hold};
 use ollamax_testkit::{Cluster, FakeRegistry, Seed, wait};
 
 use crate::model_owners::{PATIENCE, runtimes_up};
-use crate::pull_from_a_registry::{blob, is_whole, model, nothing_is_left, plan, start};
+use crate::pull_from_a_registry::{MIB, blob, is_whole, model, nothing_is_left, plan, start};
 
-const MIB: u64 = 1 << 20;
 /// Less than what makes a part durable on its way.
 const WEIGHTS_BYTES: u64 = 60 * MIB;
 /// What the registry gives before the power goes. Of each of its eight ranges at most one chunk is not whole then.

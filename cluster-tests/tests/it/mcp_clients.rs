@@ -4,7 +4,8 @@
 //! its node died.
 //!
 //! What the Python clients must see stands in `cluster-tests/clients/mcp_client.py`; `cargo xtask setup` installs them.
-//! The long form also has the TypeScript SDK in both of its versions, and the Inspector's command line.
+//! The long form also has the TypeScript SDK in both of its versions, and the Inspector's command line in both eras; it
+//! fails where these cannot be had.
 
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -98,7 +99,8 @@ async fn assistants_of_every_era_go_on_while_the_leader_is_killed() -> Result<()
         }
         anyhow::Ok(())
     };
-    tokio::try_join!(try_join_all(reading), Box::pin(killing))?;
+    let inspecting = Box::pin(programs::inspect_on(&doors, cluster.directory(), &is_over));
+    tokio::try_join!(try_join_all(reading), inspecting, Box::pin(killing))?;
 
     cluster.restart(&[LEADER]).await?;
     cluster.converged(PATIENCE).await?;

@@ -12,10 +12,8 @@ use ollamax_types::ErrorCode;
 
 use crate::model_owners::PATIENCE;
 use crate::pull_from_a_registry::{model, refused};
-use crate::spread::{WEIGHTS_BYTES, came_once, events, is_everywhere, spread, start};
+use crate::spread::{FEW_BYTES, WEIGHTS_BYTES, came_once, events, is_everywhere, spread, start};
 
-/// A file of one chunk.
-const FEW_BYTES: u64 = 300_000;
 /// A file for which it counts how much its first holder sends; it is pulled where somebody has the time.
 const LARGE_BYTES: u64 = 256 << 20;
 

@@ -11,9 +11,8 @@ use ollamax_testkit::{Cluster, FakeRegistry};
 use ollamax_types::ErrorCode;
 
 use crate::bad_models::files_below;
-use crate::pull_from_a_registry::{self, blob, is_whole, model, nothing_is_left, plan, pulled, refused};
+use crate::pull_from_a_registry::{self, MIB, blob, is_whole, model, nothing_is_left, plan, pulled, refused};
 
-const MIB: u64 = 1 << 20;
 /// Two pieces and a short one.
 const WEIGHTS_BYTES: u64 = 9 * MIB;
 /// Less than a piece: a file that is asked for by one question at a time.

@@ -19,6 +19,8 @@ use ollamax_types::{Digest, ErrorCode};
 use crate::bad_models::files_below;
 use crate::model_owners::{self, PATIENCE};
 
+/// Bytes of one MiB.
+pub(crate) const MIB: u64 = 1 << 20;
 /// Some pieces of a file and a short one.
 const WEIGHTS_BYTES: u64 = 40_000_000;
 /// A file of one piece.

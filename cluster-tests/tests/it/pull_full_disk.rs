@@ -16,10 +16,9 @@ use ollamax_types::ErrorCode;
 
 use crate::bad_models::files_below;
 use crate::model_owners::{self, PATIENCE};
-use crate::pull_from_a_registry::{is_whole, model, nothing_is_left, pulled, refused};
+use crate::pull_from_a_registry::{MIB, is_whole, model, nothing_is_left, pulled, refused};
 
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
-const MIB: u64 = 1 << 20;
 const DISK_BYTES: u64 = 256 * MIB;
 const WEIGHTS_BYTES: u64 = 96 * MIB;
 /// Less than the model, and more than what is kept for the cluster's log: what is wanted goes on record.

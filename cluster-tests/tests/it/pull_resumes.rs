@@ -12,10 +12,9 @@ use ollamax_testkit::{Cluster, FakeRegistry, wait};
 use ollamax_types::Digest;
 
 use crate::model_owners::{PATIENCE, runtimes_up};
-use crate::pull_from_a_registry::{is_whole, model, nothing_is_left, plan, pulled, start};
+use crate::pull_from_a_registry::{MIB, is_whole, model, nothing_is_left, plan, pulled, start};
 
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
-const MIB: u64 = 1 << 20;
 /// What may be asked for again after kill -9.
 const AGAIN_BYTES_MAX: u64 = 64 * MIB;
 /// Looks at a pull that must show the same until it counts as standing still.

@@ -9,14 +9,11 @@ use ollamax_testkit::{FakeRegistry, wait};
 use ollamax_types::ErrorCode;
 
 use crate::model_owners::{PATIENCE, make_it_lead};
-use crate::pull_from_a_registry::{blob, is_whole, model, nothing_is_left, pulled, refused};
-use crate::spread::{WEIGHTS_BYTES, came_once, is_everywhere, spread, start};
+use crate::pull_from_a_registry::{MIB, blob, is_whole, model, nothing_is_left, pulled, refused};
+use crate::spread::{FEW_BYTES, WEIGHTS_BYTES, came_once, is_everywhere, spread, start};
 
-const MIB: u64 = 1 << 20;
 /// So many chunks that what is half there of them when a node dies is little.
 const LARGE_BYTES: u64 = 2 * WEIGHTS_BYTES;
-/// A file of one chunk.
-const FEW_BYTES: u64 = 300_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn peers_have_half_when_the_origin_ends_and_wrong_bytes_are_visible_nowhere() -> Result<()> {

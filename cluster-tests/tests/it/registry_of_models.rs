@@ -14,14 +14,12 @@ use ollamax_types::{Digest, ErrorCode};
 
 use crate::model_owners::{PATIENCE, make_it_lead};
 use crate::pull_from_a_registry::{blob, model, nothing_is_left, refused};
-use crate::spread::{SLOW, WEIGHTS_BYTES, came_once, is_everywhere, spread, start};
+use crate::spread::{FEW_BYTES, SLOW, WEIGHTS_BYTES, came_once, is_everywhere, spread, start};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 const ALL: [usize; 3] = [0, 1, 2];
 /// Another length, so that nothing of it fits.
 const OTHER_BYTES: u64 = 12_345_678;
-/// A file of one chunk.
-const FEW_BYTES: u64 = 300_000;
 /// Longest wait for a command.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 /// How soon copies are repaired here, milliseconds.

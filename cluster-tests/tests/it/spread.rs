@@ -19,6 +19,8 @@ use crate::pull_from_a_registry::{is_whole, nothing_is_left, plan};
 
 /// Ten chunks and a part of one.
 pub(crate) const WEIGHTS_BYTES: u64 = 42_000_000;
+/// A file of one chunk.
+pub(crate) const FEW_BYTES: u64 = 300_000;
 /// So slow that a transfer of this file can be met in its midst, and over in some seconds.
 pub(crate) const SLOW: Mode = Mode::Slow(8 << 20);
 /// What may come twice of a file whose end is asked for at two nodes.

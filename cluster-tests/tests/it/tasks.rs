@@ -16,18 +16,16 @@ use ollamax_testkit::{Cluster, FakeRegistry, wait};
 
 use crate::model_owners::{PATIENCE, make_it_lead};
 use crate::pull_from_a_registry::{blob, model, pulled};
-use crate::spread::{WEIGHTS_BYTES, events, is_everywhere, start};
+use crate::spread::{FEW_BYTES, WEIGHTS_BYTES, events, is_everywhere, start};
 
-/// A file of one chunk.
-const FEW_BYTES: u64 = 300_000;
 /// A lease that runs out, an election, and a pull.
 const RECOVERY: Duration = Duration::from_secs(60);
 /// A node that does not work at a task answers for it as fast as for anything else.
 const AT_ONCE: Duration = Duration::from_secs(2);
-/// Changes that are made while a leader is killed again and again.
-const CHANGES: usize = 200;
-/// Most kills meanwhile.
-const KILLS_MAX: usize = 5;
+/// Changes that are made while a leader is killed again and again, an even number, and most kills meanwhile. In the
+/// long form there are more.
+const CHANGES: (usize, usize) = (200, 5);
+const CHANGES_IN_SOAK: (usize, usize) = (1_000, 40);
 /// The revision of MCP in which clients carry a state.
 const REVISION: &str = "2026-07-28";
 
@@ -192,8 +190,9 @@ async fn change(cluster: &Cluster, number: usize) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hundred_changes_with_keys_are_made_once_each_while_the_leader_is_killed() -> Result<()> {
+async fn changes_with_keys_are_made_once_each_while_the_leader_is_killed() -> Result<()> {
     let _turn = crate::turn().await;
+    let (count, kills_max) = if crate::soak() { CHANGES_IN_SOAK } else { CHANGES };
     let registry = FakeRegistry::start().await?;
     registry.push("kept", &model(154, FEW_BYTES));
     let cluster = start("tasks-once", &registry).await?;
@@ -203,7 +202,7 @@ async fn two_hundred_changes_with_keys_are_made_once_each_while_the_leader_is_ki
     let is_over = AtomicBool::new(false);
     let changes = async {
         let mut made = Ok(());
-        for number in 0..CHANGES {
+        for number in 0..count {
             made = change(&cluster, number).await;
             // The one before comes once more: if that had effect again, it would undo this one, and be an event more.
             if made.is_ok() && number > 0 {
@@ -217,17 +216,17 @@ async fn two_hundred_changes_with_keys_are_made_once_each_while_the_leader_is_ki
         made
     };
     let kills = async {
-        let mut count = 0;
-        while !is_over.load(Ordering::SeqCst) && count < KILLS_MAX {
+        let mut killed = 0;
+        while !is_over.load(Ordering::SeqCst) && killed < kills_max {
             // The nodes that are asked stay, so that they know all that happened.
             wait::until("it to lead", PATIENCE, || make_it_lead(&cluster, 0)).await?;
             cluster.kill(&[0]).await?;
             cluster.leader_among(&[1, 2], PATIENCE).await.context("the next one")?;
             cluster.restart(&[0]).await?;
             cluster.settled(PATIENCE).await?;
-            count += 1;
+            killed += 1;
         }
-        ensure!(count > 0, "nobody was killed");
+        ensure!(killed > 0, "nobody was killed");
         anyhow::Ok(())
     };
     tokio::try_join!(changes, kills)?;
@@ -237,7 +236,7 @@ async fn two_hundred_changes_with_keys_are_made_once_each_while_the_leader_is_ki
             events(&cluster, index, "model_pinned").await?.len(),
             events(&cluster, index, "model_unpinned").await?.len(),
         );
-        ensure!((pinned, unpinned) == (CHANGES / 2, CHANGES / 2), "pinned {pinned} times, unpinned {unpinned} times");
+        ensure!((pinned, unpinned) == (count / 2, count / 2), "pinned {pinned} times, unpinned {unpinned} times");
     }
     cluster.finish().await
 }

@@ -20,10 +20,9 @@ use crate::model_owners::{PATIENCE, make_it_lead};
 use crate::pull_from_a_registry::{blob, is_whole, model, plan};
 use crate::registry_of_models::is_served;
 use crate::replication::{ASKED, a_repair_is_counted, mortal, on_two, repair_of, said, start, wish};
-use crate::spread::{WEIGHTS_BYTES, all_seen_up, came_once, events, is_everywhere, spread};
+use crate::spread::{FEW_BYTES, WEIGHTS_BYTES, all_seen_up, came_once, events, is_everywhere, spread};
 
-/// A file of one chunk, and another one.
-const FEW_BYTES: u64 = 300_000;
+/// Another file of one chunk.
 const OTHER_BYTES: u64 = 200_000;
 /// Disks of nodes; only what lies on them takes memory. Beside a copy a node keeps 1 GiB free.
 const DISK_BYTES: u64 = 2 << 30;

@@ -44,7 +44,8 @@ usage: cargo xtask COMMAND
                                `bench metadata --against etcd [--quick]`: beside etcd, which is fetched where apt is
                                `bench snapshot [--state-mib N]`: a large state on its way, cut once; aims count
                                `bench transfer [--quick]`: one file for many nodes, beside nginx, aria2, rqbit, sendme
-                               `bench mcp [--quick]`: the assistants' door, also while the leader is killed every 5 s
+                               `bench mcp [--quick]`: the assistants' door, also while the leader is killed every 5 s;
+                               `--write`: what was found into docs/architecture/mcp.md
                                `bench endurance [--minutes N]`: clients for an hour, a kill every minute; a loss counts
   torture [OPTIONS]            random faults against a cluster under load, and a judgement of all that was seen
                                `--seconds N`: no round begins after so many, 180; `--seed S`: a fresh one

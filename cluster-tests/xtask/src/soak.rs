@@ -1,7 +1,7 @@
 //! `cargo xtask soak`: the integration suites, the clusters among them, and a long torture, again and again, each round
-//! with a fresh seed. Suites that have a long form run it (`OLLAMAX_SOAK=1`), the one that goes from the release before
-//! to this one gets that release's daemon, and is left out where the history does not know it; every other round
-//! tortures five nodes instead of three.
+//! with a fresh seed. Suites that have a long form run it (`OLLAMAX_SOAK=1`); that of MCP's clients needs the package
+//! registry of Node. The one that goes from the release before to this one gets that release's daemon, and is left out
+//! where the history does not know it; every other round tortures five nodes instead of three.
 //!
 //! The first round that fails ends it. Its seed is printed before it begins and again at the end: `OLLAMAX_SEED`
 //! replays the suites, and the torture tells its own line.

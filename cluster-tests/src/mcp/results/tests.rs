@@ -1,7 +1,9 @@
 //! Rows and aims of runs that were made up.
 
 use super::*;
+use crate::mcp::bridge::Bridged;
 use crate::mcp::handshakes::Holds;
+use crate::mcp::page;
 
 fn outcome(answers: usize, ms: f64, failed: u64) -> Outcome {
     let whole = vec![ms / 1_000.0; answers];
@@ -24,13 +26,17 @@ fn good() -> Run {
         ..Handshakes::default()
     };
     let wait = Some(Duration::from_millis(600));
-    let bridge = Some(Bridged { answered: 200, first: wait, slowest: wait, ..Bridged::default() });
+    let bridge = Bridged { answered: 200, first: wait, slowest: wait, ..Bridged::default() };
     Run { lists, calls, forwarded, under_kills, handshakes, bridge }
+}
+
+fn whole() -> Plan {
+    Plan::of(1, 7, false)
 }
 
 /// Words of the aims that are missed.
 fn missed(runs: &[Run]) -> Vec<String> {
-    aims(runs, &rows(runs)).into_iter().filter(|aim| !aim.met).map(|aim| aim.what).collect()
+    aims(&whole(), runs, &rows(runs)).into_iter().filter(|aim| !aim.met).map(|aim| aim.what).collect()
 }
 
 #[test]
@@ -42,7 +48,7 @@ fn a_good_run_misses_nothing_and_every_row_is_whole() {
     for row in &rows {
         assert!((row.success_rate - 1.0).abs() < 1e-9, "{row:?}");
     }
-    assert_eq!(aims(&runs, &rows).len(), 10);
+    assert_eq!(aims(&whole(), &runs, &rows).len(), 9);
 }
 
 #[test]
@@ -56,21 +62,30 @@ fn each_promise_is_missed_by_itself() {
             assert!(what.contains(words), "{what}: {words}");
         }
     };
-    check(|run| run.lists[0].outcome = outcome(1_000, 2.1, 0), &["p99 at 1 client"]);
+    check(|run| run.lists[0].outcome = outcome(1_000, 2.1, 0), &["p99 of 1 client"]);
     // As many ask at once as there are; how long that takes is told and not judged.
     check(|run| run.lists[1].outcome = outcome(1_000, 90.0, 0), &[]);
     check(|run| run.lists[2].outcome = outcome(1_000, 90.0, 1), &["1000 clients"]);
     check(|run| run.lists[2].outcome = outcome(0, 0.0, 0), &["1000 clients"]);
     check(|run| run.forwarded.changes = vec![0.0091; 100], &["beyond that of one commit"]);
-    check(|run| run.calls[0].cpu = Duration::from_millis(121), &["a second and core"]);
+    check(|run| run.calls[0].cpu = Duration::from_millis(121), &["a second of one core"]);
     check(|run| run.under_kills.failed = 1, &["not acknowledged"]);
     check(|run| run.under_kills.lost = 1, &["effects lost"]);
     check(|run| run.under_kills.doubled = 1, &["effects doubled"]);
     check(|run| run.handshakes.settled = None, &["memory and files"]);
     check(|run| run.handshakes.after.resident_bytes = 77 << 20, &["memory and files"]);
     check(|run| run.handshakes.after.open_files = 1_050, &["memory and files"]);
-    check(|run| run.bridge = run.bridge.map(|it| Bridged { slowest: Some(Duration::from_secs(3)), ..it }), &["wait"]);
-    check(|run| run.bridge = None, &[]);
+    check(|run| run.bridge.slowest = Some(Duration::from_secs(3)), &["longest wait"]);
+    check(|run| run.bridge.slowest = None, &["longest wait"]);
+}
+
+#[test]
+fn of_several_runs_the_worst_counts_where_it_is_a_promise() {
+    let mut bad = good();
+    bad.handshakes.after = Holds { resident_bytes: 100 << 20, open_files: 60 };
+    let aims = aims(&whole(), &[good(), bad, good()], &rows(&[good()]));
+    let memory = aims.iter().find(|aim| aim.what.starts_with("memory")).expect("it is wanted");
+    assert_eq!((memory.found.as_str(), memory.met), ("40.0 MiB and 10 files more", false));
 }
 
 #[test]
@@ -95,8 +110,16 @@ fn what_has_columns_of_its_own_stands_in_a_table_of_its_own() {
     }
 }
 
+/// The rows of a page's tables, each without its last cell, which is what a run found.
+fn wanted(page: &str) -> Vec<&str> {
+    let rows = page.lines().filter_map(|line| line.strip_suffix(" |"));
+    rows.filter_map(|row| row.rsplit_once(" | ")).map(|(wanted, _)| wanted).collect()
+}
+
 #[test]
-fn a_program_without_the_bridge_has_no_row_of_it() {
-    let run = Run { bridge: None, ..good() };
-    assert!(!rows(&[run]).iter().any(|row| row.case == BRIDGE));
+fn the_page_of_the_door_wants_what_is_measured() {
+    let (_, page, _) = page::parts(include_str!("../../../../docs/architecture/mcp.md")).expect("marks");
+    let report = crate::mcp::report(&whole(), "0.1.0".to_owned(), &[good()]);
+    let made = page::made(&whole(), &report).expect("text");
+    assert_eq!(wanted(page), wanted(&made), "docs/architecture/mcp.md should have between its marks:\n{made}");
 }
