@@ -5,16 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use ollamax_core::catalog::{Fault, Member, MemberState, View, read};
 use ollamax_core::health::Health;
 use ollamax_core::placement::Site;
 use ollamax_scheduler as scheduler;
 use ollamax_types::{Beat, NodeId};
-
-/// How long members that were not heard yet are waited for. Behind that they count as what is known of them: nothing.
-pub(crate) const HEAR_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The members that are there, by id.
 #[derive(Debug, Clone, PartialEq, Eq)]

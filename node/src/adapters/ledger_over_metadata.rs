@@ -29,11 +29,11 @@ use ollamax_scheduler as scheduler;
 use ollamax_security::draw_request_id;
 use ollamax_transfer::PullError;
 use ollamax_transfer::ports::{Ask, AskedVersion, Assignment, Bound, Duty, Ledger, LedgerError};
-use ollamax_types::limits::{BIND_BLOBS_MAX, IDENTIFIER_BYTES_MAX};
+use ollamax_types::limits::{BIND_BLOBS_MAX, HEAR_TIMEOUT, IDENTIFIER_BYTES_MAX};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Root, Timestamp};
 
 use crate::follow::pause_after;
-use crate::sites::{HEAR_TIMEOUT, Sites};
+use crate::sites::Sites;
 
 /// How often it is looked whether a member was heard that makes a wish possible.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
