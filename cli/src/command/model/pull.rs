@@ -112,6 +112,12 @@ fn kept(args: &PullArgs, seen: &Seen, progress: &PullProgress) -> Option<String>
     Some(format!("It stays wanted on {kept}. For another number: ollamax model pull {name} --replicas 2"))
 }
 
+/// Why the version may not be the newest; said once, with the first news of it.
+fn remarked(seen: &Seen, progress: &PullProgress) -> Option<String> {
+    let is_new = !progress.remark.is_empty() && seen.values().all(|progress| progress.remark.is_empty());
+    is_new.then(|| format!("{}: {}", progress.node_name, text::in_one_line(progress.remark.as_bytes())))
+}
+
 fn request(args: &PullArgs) -> PullRequest {
     let replicas = match args.replicas {
         Some(Replicas::Count(count)) => Some(count),
@@ -151,7 +157,8 @@ async fn follow(global: &Global, args: &PullArgs, seen: &mut Seen, rows: &mut Ro
     let answer = client::connect_models(global).await?.pull(request(args)).await?;
     let id = request_id(answer.metadata());
     let say = |seen: &Seen, rows: &Rows, progress: &PullProgress| {
-        for told in [lost(args, seen, progress), kept(args, seen, progress)].into_iter().flatten() {
+        let remarked = remarked(seen, progress);
+        for told in [lost(args, seen, progress), kept(args, seen, progress), remarked].into_iter().flatten() {
             rows.beside(|| output::talk(global.output, &told));
         }
     };
@@ -199,6 +206,9 @@ fn show(global: &Global, args: &PullArgs, seen: &Seen) -> Result<(), Failure> {
         let mut shown = json!({"name": name, "copies": copies, "leaving": leaving(seen)});
         if !first.kept.is_empty() {
             shown["kept"] = json!(first.kept);
+        }
+        if let Some(remarked) = seen.values().find(|progress| !progress.remark.is_empty()) {
+            shown["remark"] = json!(remarked.remark);
         }
         return output::json("ModelPull", shown);
     }
@@ -580,6 +590,14 @@ mod tests {
         assert_eq!(kept(&asked(), &Seen::new(), &first).as_deref(), Some(told));
         assert_eq!(kept(&asked(), &Seen::from([(2, first.clone())]), &first), None);
         assert_eq!(kept(&asked(), &Seen::new(), &pull(Stage::Fetching)), None);
+    }
+
+    #[test]
+    fn that_the_registry_did_not_answer_is_said_once() {
+        let first = PullProgress { remark: "no answer of the registry".to_owned(), ..pull(Stage::Checking) };
+        assert_eq!(remarked(&Seen::new(), &first).as_deref(), Some("n1: no answer of the registry"));
+        assert_eq!(remarked(&Seen::from([(1, first.clone())]), &first), None);
+        assert_eq!(remarked(&Seen::new(), &pull(Stage::Checking)), None);
     }
 
     #[test]

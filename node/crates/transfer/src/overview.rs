@@ -181,6 +181,10 @@ impl Overview {
                 (Stage::Failed(_), None) => progress.stage = Stage::Waiting,
                 _ => {}
             }
+            // What another one heard of the registry was in an earlier round.
+            if wish.plan.as_ref().is_none_or(|plan| plan.ingester != *node) {
+                progress.remark = None;
+            }
             self.copies.push(NodeCopy { node: *node, progress });
         }
     }
@@ -481,6 +485,7 @@ fn waiting(name: &ModelName, node: NodeId) -> PullProgress {
         sources: Vec::new(),
         bytes_per_second: None,
         left: None,
+        remark: None,
     }
 }
 
