@@ -372,9 +372,9 @@ mod tests {
         check(Some(&begun), &waiting, &[r#"{"status":"waiting for the model store: none at /models"}"#]);
         check(Some(&waiting), &waiting, &[]);
         overview.copies[0].progress.wait = None;
-        overview.copies[0].progress.remark = Some("no answer of the registry".into());
+        overview.copies[0].progress.remark = Some("the registry did not answer".into());
         let remarked = Told::of_wish(&overview);
-        check(Some(&begun), &remarked, &[r#"{"status":"no answer of the registry"}"#]);
+        check(Some(&begun), &remarked, &[r#"{"status":"the registry did not answer"}"#]);
         check(Some(&remarked), &remarked, &[]);
     }
 

@@ -702,11 +702,7 @@ fn failure_of_ingester(wish: &Wish) -> Option<(NodeId, &Failure)> {
 
 /// What whoever asked is told where the registry did not answer.
 fn unanswered(reason: &str, digest: Digest) -> String {
-    let version = digest.short();
-    format!(
-        "no answer of the registry ({reason}); version {version}, which nodes have, is spread. A newer one may be \
-         there: pull again when it answers"
-    )
+    format!("the registry did not answer, so version {} of nodes is spread: {reason}", digest.short())
 }
 
 #[cfg(test)]

@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(from_wire(sent(&odd)).map(|odd| odd.wait), Some(Some(window(None))));
         let later = v1::PullProgress { wait: 99, ..sent(&progress(Waiting)) };
         assert_eq!(from_wire(later), Some(progress(Waiting)));
-        let remark = Some("no answer of the registry".into());
+        let remark = Some("the registry did not answer".into());
         let remarked = PullProgress { remark, ..progress(Waiting) };
         assert_eq!(from_wire(sent(&remarked)), Some(remarked));
         let bare = PullProgress { digest: None, bytes_per_second: None, left: None, ..progress(Resolving) };
