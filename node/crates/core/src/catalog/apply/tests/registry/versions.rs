@@ -384,6 +384,22 @@ fn a_history_counts_on_and_notes_no_version_twice_in_a_row() {
 }
 
 #[test]
+fn a_version_is_by_the_node_that_brought_it_and_not_by_the_leader_that_notes_it() {
+    let check = |mut world: World, expected: &str| {
+        world.check(note(8), Answer::Done);
+        let noted = read::version(&world.view, &name(), 1).expect("readable").expect("it is noted");
+        assert_eq!(noted.by, expected);
+    };
+    check(World::after([held(3, 8)]).at_version(5), "node/3");
+    check(World::after([held(3, 8)]).at_version(4), "admin");
+    check(World::with_copies().at_version(5), "admin");
+    let mut world = World::with_copies();
+    let round = world.ask(ask(Replicas::Count(2)));
+    world.check_taken([plan(round, 2, &[1, 2]), resolve(round, 2, 8), held(1, 8), held(2, 8)]);
+    check(world.at_version(5), "node/2");
+}
+
+#[test]
 fn a_long_history_loses_its_oldest_version_that_is_not_pinned() {
     let most = u8::try_from(VERSIONS_MAX).expect("few");
     let mut world = World::after((1..=most).map(note));
