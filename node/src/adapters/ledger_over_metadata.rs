@@ -99,9 +99,11 @@ impl LedgerOverMetadata {
         told.filter(|blob| !is_bound(blob)).collect()
     }
 
-    /// Whether the cluster, as this node sees it, has room for what is asked. Soon after a start that may show late. Of
-    /// a round that goes on with its nodes one will do, where the record says on which nodes (`unsaid`).
+    /// Whether the cluster, as this node sees it, has room for what is asked. Soon after a start, its own or another
+    /// node's, that may show late. Of a round that goes on with its nodes one will do, where the record says on which
+    /// nodes (`unsaid`).
     async fn check_placement(&self, ask: &Ask, unsaid: bool) -> Result<(), LedgerError> {
+        let asked_at = Instant::now();
         let mut looks = interval(LOOK_INTERVAL);
         loop {
             looks.tick().await;
@@ -111,7 +113,8 @@ impl LedgerOverMetadata {
             let sites = Sites::now(&*view, &self.scheduler).map_err(unreadable)?;
             let copies = read::locations_of(&*view, &ask.name).map_err(unreadable)?;
             let pin = pin_of(&*view, &ask.name).map_err(unreadable)?;
-            match judge(&ask, &sites, &holders(None, pin, &copies), self.since.elapsed()) {
+            let since = if sites.are_changing { asked_at } else { self.since };
+            match judge(&ask, &sites, &holders(None, pin, &copies), since.elapsed()) {
                 Judgement::Fits => return Ok(()),
                 Judgement::Impossible(LedgerError::Impossible { fits, .. }) if goes_on && fits > 0 => return Ok(()),
                 Judgement::Impossible(error) => return Err(error),
