@@ -234,6 +234,7 @@ mod tests {
             want: Default::default(),
             declared: false,
             unsaid: false,
+            away: Default::default(),
         };
         assert_eq!(ask.least_version(), WISHES_VERSION);
     }
