@@ -117,7 +117,7 @@ fn remarked(seen: &Seen, progress: &PullProgress) -> Option<String> {
     let is_new = !progress.remark.is_empty() && seen.values().all(|progress| progress.remark.is_empty());
     let remark = text::in_one_line(progress.remark.as_bytes());
     let next = "A newer version may be there: pull again when it answers.";
-    is_new.then(|| format!("{}: {remark}. {next}", progress.node_name))
+    is_new.then(|| format!("Note: {remark}. {next}"))
 }
 
 fn request(args: &PullArgs) -> PullRequest {
@@ -623,7 +623,7 @@ mod tests {
     #[test]
     fn that_the_registry_did_not_answer_is_said_once() {
         let first = PullProgress { remark: "the registry did not answer".to_owned(), ..pull(Stage::Checking) };
-        let told = "n1: the registry did not answer. A newer version may be there: pull again when it answers.";
+        let told = "Note: the registry did not answer. A newer version may be there: pull again when it answers.";
         assert_eq!(remarked(&Seen::new(), &first).as_deref(), Some(told));
         assert_eq!(remarked(&Seen::from([(1, first.clone())]), &first), None);
         assert_eq!(remarked(&Seen::new(), &pull(Stage::Checking)), None);
