@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use ollamax_core::catalog::{Fault, Member, MemberState, View, read};
 use ollamax_core::health::Health;
@@ -13,15 +12,15 @@ use ollamax_core::placement::Site;
 use ollamax_scheduler as scheduler;
 use ollamax_types::{Beat, NodeId};
 
-/// How long members that were not heard yet are waited for. Behind that they count as what is known of them: nothing.
-pub(crate) const HEAR_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// The members that are there, by id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sites {
     sites: Vec<Site>,
     /// Every one of them was heard and takes what its record says, or is known to be dead.
     pub(crate) are_clear: bool,
+    /// One that is heard takes nothing just now although its record says otherwise, or this node has not seen its own
+    /// record: they start or stop, and soon say more.
+    pub(crate) are_changing: bool,
 }
 
 // === impl Sites ===
@@ -42,18 +41,22 @@ impl Sites {
             let says_so = |beat: &Arc<Beat>| !beat.draining || member.state == MemberState::Drained;
             scheduler.health(member.id) == Health::Dead || beat.is_some_and(says_so)
         };
-        let are_clear = members.iter().all(is_clear);
+        let is_changing =
+            |member: &Member| member.id != own && scheduler.health(member.id) == Health::Alive && !is_clear(member);
+        let is_known = members.iter().any(|member| member.id == own);
+        let are_clear = is_known && members.iter().all(is_clear);
+        let are_changing = !is_known || members.iter().any(is_changing);
         let sites = members.iter().map(|member| {
             let (health, is_self) = (scheduler.health(member.id), member.id == own);
             Site::of(member, beats.get(&member.id).map(AsRef::as_ref), health, is_self)
         });
-        Ok(Self { sites: sites.collect(), are_clear })
+        Ok(Self { sites: sites.collect(), are_clear, are_changing })
     }
 
     /// These, all of them known.
     #[cfg(test)]
     pub(crate) const fn of(sites: Vec<Site>) -> Self {
-        Self { sites, are_clear: true }
+        Self { sites, are_clear: true, are_changing: false }
     }
 
     /// The same, where it is known how much nodes have of a model on its way, permille.
@@ -165,7 +168,7 @@ mod tests {
         scheduler.observe(beat(2, Some(7)));
         scheduler.observe(beat(3, None));
         let sites = Sites::now(&view, &scheduler).expect("readable");
-        assert!(!sites.are_clear, "node 4 was not heard yet");
+        assert!(!sites.are_clear && !sites.are_changing, "node 4 was not heard yet");
         let told: Vec<_> = sites
             .with_holders(&BTreeSet::from([NodeId(2)]))
             .into_iter()
@@ -192,8 +195,10 @@ mod tests {
         scheduler.observe(beat(4, None));
         assert!(Sites::now(&view, &scheduler).expect("readable").are_clear);
         scheduler.observe(Beat { draining: true, sequence: 2, ..beat(2, Some(7)) });
-        let may_change = !Sites::now(&view, &scheduler).expect("readable").are_clear;
-        assert!(may_change, "node 2 may not have seen its own record yet");
+        let sites = Sites::now(&view, &scheduler).expect("readable");
+        assert!(!sites.are_clear && sites.are_changing, "node 2 may not have seen its own record yet");
+        let sites = Sites::now(&MemView::default(), &scheduler).expect("readable");
+        assert!(!sites.are_clear && sites.are_changing, "nor has this one");
         stop.cancel();
         tasks.close();
         tasks.wait().await;

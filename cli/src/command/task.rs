@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use ollamax_proto::v1::{
     CancelTaskRequest, DecideTaskRequest, GetTaskRequest, ListTasksRequest, RetryTaskRequest, TaskProblem, TaskView,
 };
+use ollamax_types::ErrorCode;
 
 use crate::args::{ApproveArgs, Global, ListTasksArgs, Output, ShowTaskArgs, TaskCommand};
 use crate::error::Failure;
@@ -38,7 +39,8 @@ pub(crate) async fn run(global: &Global, command: TaskCommand) -> Result<(), Fai
         TaskCommand::Show(ShowTaskArgs { id, wait: true }) => show_the_end(global, &id).await,
         TaskCommand::Cancel { id } => {
             let task = client::connect_tasks(global).await?.cancel_task(CancelTaskRequest { id }).await?.into_inner();
-            changed(global, &known(task.task)?)
+            let task = known(task.task)?;
+            over_before(&task).map_or_else(|| changed(global, &task), Err)
         }
         TaskCommand::Retry { id } => {
             let task = client::connect_tasks(global).await?.retry_task(RetryTaskRequest { id }).await?.into_inner();
@@ -233,6 +235,16 @@ fn show(global: &Global, task: &TaskView) -> Result<(), Failure> {
     output::text(&page(task))
 }
 
+/// Why a task that somebody wants to end has an end of its own.
+fn over_before(task: &TaskView) -> Option<Failure> {
+    let TaskView { id, status, .. } = task;
+    let why = "what it did is not undone";
+    let is_over = matches!(status.as_str(), "completed" | "failed");
+    let what = format!("task {id} is over already: {status}");
+    let next = format!("ollamax task show {id}");
+    is_over.then(|| Failure::told(ErrorCode::PreconditionFailed, &what, why, &next))
+}
+
 /// Shows a task that was just changed.
 pub(super) fn changed(global: &Global, task: &TaskView) -> Result<(), Failure> {
     if global.output == Output::Json {
@@ -255,7 +267,7 @@ fn table(tasks: &[TaskView]) -> String {
             task.node.clone().unwrap_or_default(),
             share(task),
             task.created_at.clone(),
-            text::in_one_line(task.text.as_bytes()),
+            note(task),
         ]
     });
     output::table(&["ID", "TOOL", "STATUS", "NODE", "DONE", "WANTED AT", "NOTE"], rows.collect())
@@ -312,9 +324,16 @@ fn doing(task: &TaskView) -> String {
     parts.join(", ")
 }
 
-/// Which part is done, where the whole is known.
+/// Why it failed, else what is told of it.
+fn note(task: &TaskView) -> String {
+    let failed = task.error.as_ref().map(|error| error.message.as_str());
+    text::in_one_line(failed.unwrap_or(&task.text).as_bytes())
+}
+
+/// Which part is done, where the whole is known and comes or has come.
 fn share(task: &TaskView) -> String {
     match task.total {
+        _ if matches!(task.status.as_str(), "failed" | "cancelled") => String::new(),
         Some(total) if total > 0 => {
             let percent = u128::from(task.done.min(total)) * 100 / u128::from(total);
             format!("{percent} %")
@@ -405,6 +424,32 @@ mod tests {
         let last = |task: TaskView| table_of_waiting(&[task]).trim_end().rsplit("  ").next().map(str::to_owned);
         assert_eq!(last(planned.clone()).as_deref(), Some("m goes from n1 a\\nb"));
         assert_eq!(last(TaskView { plan: Vec::new(), ..planned }).as_deref(), Some("delete_model {}"));
+    }
+
+    #[test]
+    fn who_ends_a_task_that_has_ended_is_told_how() {
+        let check = |status: &str, expected: Option<u8>| {
+            let failure = over_before(&task(status));
+            assert_eq!(failure.as_ref().map(Failure::exit), expected, "{status}");
+            failure
+        };
+        let failure = check("completed", Some(4)).expect("it is over");
+        assert_eq!(failure.what(), "task task_1 is over already: completed");
+        check("failed", Some(4));
+        for status in ["cancelled", "working", "queued"] {
+            check(status, None);
+        }
+    }
+
+    #[test]
+    fn a_task_that_is_over_is_listed_with_its_outcome() {
+        let half = |status: &str| TaskView { done: 1, total: Some(2), ..task(status) };
+        let error = TaskProblem { message: "it\nbroke".to_owned(), ..TaskProblem::default() };
+        let failed = TaskView { error: Some(error), ..half("failed") };
+        assert_eq!((share(&failed), note(&failed)), (String::new(), "it\\nbroke".to_owned()));
+        assert_eq!((share(&half("cancelled")), share(&half("working"))), (String::new(), "50 %".to_owned()));
+        let denied = "it was not approved";
+        assert_eq!(note(&TaskView { text: denied.to_owned(), ..task("cancelled") }), denied);
     }
 
     #[test]

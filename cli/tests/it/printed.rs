@@ -530,6 +530,20 @@ async fn where_one_node_cannot_pull_the_others_are_shown_all_the_same() {
 }
 
 #[tokio::test]
+async fn who_waits_for_a_pull_without_a_terminal_is_told_what_each_node_does() {
+    let mut script = lab::script();
+    script.insert("Pull", told(&lab::fetching(1)));
+    let daemon = Daemon::start(script).await;
+    let words = ["model", "pull", "llama3.2", "--wait"];
+    let said = run(&daemon, &words).await;
+    assert_eq!((said.exit, said.stdout.as_str()), (7, ""), "{said:?}");
+    assert!(said.stderr.starts_with("n1: fetching\nerror: the daemon ended before the pull did\n"), "{said:?}");
+    let words: Vec<&str> = words.into_iter().chain(["-o", "json"]).collect();
+    let said = run(&daemon, &words).await;
+    assert!(said.exit == 7 && said.stderr.starts_with('{') && !said.stderr.contains("n1"), "{said:?}");
+}
+
+#[tokio::test]
 async fn a_pull_is_ended_on_each_node_that_is_named() {
     let daemon = Daemon::start(lab::script()).await;
     for (words, node) in [(&["--cancel"][..], ""), (&["--cancel", "--node", "n1", "--node", "n2"][..], "n2")] {

@@ -29,11 +29,11 @@ use ollamax_scheduler as scheduler;
 use ollamax_security::draw_request_id;
 use ollamax_transfer::PullError;
 use ollamax_transfer::ports::{Ask, AskedVersion, Assignment, Bound, Duty, Ledger, LedgerError};
-use ollamax_types::limits::{BIND_BLOBS_MAX, IDENTIFIER_BYTES_MAX};
+use ollamax_types::limits::{BIND_BLOBS_MAX, HEAR_TIMEOUT, IDENTIFIER_BYTES_MAX};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Root, Timestamp};
 
 use crate::follow::pause_after;
-use crate::sites::{HEAR_TIMEOUT, Sites};
+use crate::sites::Sites;
 
 /// How often it is looked whether a member was heard that makes a wish possible.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -99,9 +99,18 @@ impl LedgerOverMetadata {
         told.filter(|blob| !is_bound(blob)).collect()
     }
 
-    /// Whether the cluster, as this node sees it, has room for what is asked. Soon after a start that may show late. Of
-    /// a round that goes on with its nodes one will do, where the record says on which nodes (`unsaid`).
+    /// The targets of the round that runs for which nobody waits.
+    fn away_from(&self, name: &ModelName) -> BTreeSet<NodeId> {
+        let targets = self.plan(name).and_then(|wish| wish.plan).map(|plan| plan.targets).unwrap_or_default();
+        let away = self.away();
+        targets.into_iter().filter(|node| away.contains(node)).collect()
+    }
+
+    /// Whether the cluster, as this node sees it, has room for what is asked. Soon after a start, its own or another
+    /// node's, that may show late. Of a round that goes on with its nodes one will do, where the record says on which
+    /// nodes (`unsaid`).
     async fn check_placement(&self, ask: &Ask, unsaid: bool) -> Result<(), LedgerError> {
+        let asked_at = Instant::now();
         let mut looks = interval(LOOK_INTERVAL);
         loop {
             looks.tick().await;
@@ -111,7 +120,8 @@ impl LedgerOverMetadata {
             let sites = Sites::now(&*view, &self.scheduler).map_err(unreadable)?;
             let copies = read::locations_of(&*view, &ask.name).map_err(unreadable)?;
             let pin = pin_of(&*view, &ask.name).map_err(unreadable)?;
-            match judge(&ask, &sites, &holders(None, pin, &copies), self.since.elapsed()) {
+            let since = if sites.are_changing { asked_at } else { self.since };
+            match judge(&ask, &sites, &holders(None, pin, &copies), since.elapsed()) {
                 Judgement::Fits => return Ok(()),
                 Judgement::Impossible(LedgerError::Impossible { fits, .. }) if goes_on && fits > 0 => return Ok(()),
                 Judgement::Impossible(error) => return Err(error),
@@ -184,7 +194,8 @@ impl Ledger for LedgerOverMetadata {
                 // An older cluster takes what this node reads from the record.
                 (ask, _) = on_record(&*ledger.metadata.view(), &ask).map_err(unreadable)?;
             }
-            let command = asking(&ask, want, unsaid && knows_unsaid);
+            let away = if unsaid && knows_unsaid { Some(ledger.away_from(&ask.name)) } else { None };
+            let command = asking(&ask, want, away);
             ledger.check_version(command.least_version())?;
             ledger.check_placement(&ask, unsaid && knows_unsaid).await?;
             match ledger.propose(&principal, command).await? {
@@ -242,10 +253,15 @@ impl Ledger for LedgerOverMetadata {
 
 /// The change that puts on record what somebody asks for. A version that is known is the round's from its start, and
 /// the registry is not asked; which nodes come into question stays as it was then.
-fn asking(ask: &Ask, want: Want, unsaid: bool) -> Command {
-    let (name, replicas) = (ask.name.clone(), ask.replicas.clone());
+///
+/// Where nobody says on which nodes, there are those of the round that runs for which nobody waits (`away`).
+fn asking(ask: &Ask, want: Want, away: Option<BTreeSet<NodeId>>) -> Command {
+    let (name, replicas, insecure) = (ask.name.clone(), ask.replicas.clone(), ask.insecure);
     match ask.version {
-        None => Command::AskModel { name, replicas, insecure: ask.insecure, want, declared: false, unsaid },
+        None => {
+            let (unsaid, away) = (away.is_some(), away.unwrap_or_default());
+            Command::AskModel { name, replicas, insecure, want, declared: false, unsaid, away }
+        }
         Some(AskedVersion { digest, size_bytes }) => {
             Command::FixVersion { name, digest, size_bytes, replicas: Some(replicas), how: How::Found }
         }

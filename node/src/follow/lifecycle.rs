@@ -24,12 +24,11 @@ use ollamax_metadata as metadata;
 use ollamax_metadata::ProposeError;
 use ollamax_scheduler as scheduler;
 use ollamax_security::draw_request_id;
-use ollamax_types::limits::{BLOBS_MAX, FORGET_BLOBS_MAX};
+use ollamax_types::limits::{BLOBS_MAX, FORGET_BLOBS_MAX, HEAR_TIMEOUT};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Timestamp};
 
 use crate::follow::presence::leading_term;
 use crate::follow::{change_in_term, pause_after};
-use crate::sites::HEAR_TIMEOUT;
 
 /// Who does what a rule asks, in the log and in events.
 const PRINCIPAL: &str = "rules";

@@ -16,9 +16,10 @@ use ollamax_core::placement::{self, Facts, Outlook, Presence, Site, Standing, pl
 use ollamax_metadata as metadata;
 use ollamax_metadata::Part;
 use ollamax_scheduler as scheduler;
+use ollamax_types::limits::HEAR_TIMEOUT;
 use ollamax_types::{ModelName, NodeId, ReplicaKnobs};
 
-use crate::sites::{HEAR_TIMEOUT, Sites};
+use crate::sites::Sites;
 
 /// Silence after which people are told that copies are missing, although none is made anew yet.
 const MISSED_AFTER: Duration = Duration::from_secs(60);

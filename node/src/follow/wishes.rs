@@ -23,12 +23,13 @@ use ollamax_metadata::ProposeError;
 use ollamax_scheduler as scheduler;
 use ollamax_security::draw_request_id;
 use ollamax_transfer as transfer;
+use ollamax_types::limits::HEAR_TIMEOUT;
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
 use crate::follow::presence::{Prospect, Scene, leading_term, standing};
 use crate::follow::{change_in_term, pause_after};
 use crate::metrics::{CopyMetrics, Moved};
-use crate::sites::{HEAR_TIMEOUT, Sites};
+use crate::sites::Sites;
 
 use self::rest::{News, Rest};
 

@@ -112,6 +112,14 @@ fn kept(args: &PullArgs, seen: &Seen, progress: &PullProgress) -> Option<String>
     Some(format!("It stays wanted on {kept}. For another number: ollamax model pull {name} --replicas 2"))
 }
 
+/// Why the version may not be the newest; said once, with the first news of it.
+fn remarked(seen: &Seen, progress: &PullProgress) -> Option<String> {
+    let is_new = !progress.remark.is_empty() && seen.values().all(|progress| progress.remark.is_empty());
+    let remark = text::in_one_line(progress.remark.as_bytes());
+    let next = "A newer version may be there: pull again when it answers.";
+    is_new.then(|| format!("Note: {remark}. {next}"))
+}
+
 fn request(args: &PullArgs) -> PullRequest {
     let replicas = match args.replicas {
         Some(Replicas::Count(count)) => Some(count),
@@ -151,7 +159,9 @@ async fn follow(global: &Global, args: &PullArgs, seen: &mut Seen, rows: &mut Ro
     let answer = client::connect_models(global).await?.pull(request(args)).await?;
     let id = request_id(answer.metadata());
     let say = |seen: &Seen, rows: &Rows, progress: &PullProgress| {
-        for told in [lost(args, seen, progress), kept(args, seen, progress)].into_iter().flatten() {
+        let words = [lost(args, seen, progress), kept(args, seen, progress), remarked(seen, progress)];
+        let news = changed(seen, progress).filter(|_| args.wait && !rows.are_drawn());
+        for told in words.into_iter().flatten().chain(news) {
             rows.beside(|| output::talk(global.output, &told));
         }
     };
@@ -164,7 +174,12 @@ pub(super) async fn follow_wish(global: &Global, name: &str, wait: bool) -> Resu
     let request = FollowWishRequest { name: name.to_owned(), wait };
     let answer = client::connect_models(global).await?.follow_wish(request).await?;
     let id = request_id(answer.metadata());
-    let heard = hear(answer.into_inner(), &mut seen, &mut rows, |_, _, _| ()).await;
+    let say = |seen: &Seen, rows: &Rows, progress: &PullProgress| {
+        if let Some(told) = changed(seen, progress).filter(|_| wait && !rows.are_drawn()) {
+            output::talk(global.output, &told);
+        }
+    };
+    let heard = hear(answer.into_inner(), &mut seen, &mut rows, say).await;
     rows.clear();
     heard.map_err(|failure| failure.with_request_id(&id))?;
     if !is_complete(&seen, wait) {
@@ -199,6 +214,9 @@ fn show(global: &Global, args: &PullArgs, seen: &Seen) -> Result<(), Failure> {
         let mut shown = json!({"name": name, "copies": copies, "leaving": leaving(seen)});
         if !first.kept.is_empty() {
             shown["kept"] = json!(first.kept);
+        }
+        if let Some(remarked) = seen.values().find(|progress| !progress.remark.is_empty()) {
+            shown["remark"] = json!(remarked.remark);
         }
         return output::json("ModelPull", shown);
     }
@@ -387,6 +405,21 @@ fn step(progress: &PullProgress) -> String {
     }
 }
 
+/// What a node does now, where it did something else before: for whoever waits and sees no rows. That it has the model
+/// is told at the end.
+fn changed(seen: &Seen, progress: &PullProgress) -> Option<String> {
+    let now = with_why(progress);
+    let is_new = seen.get(&progress.node_id).map(with_why).as_ref() != Some(&now);
+    (is_new && progress.stage() != Stage::Done).then(|| format!("{}: {now}", progress.node_name))
+}
+
+/// What a node does, and why that takes long or has ended.
+fn with_why(progress: &PullProgress) -> String {
+    let why = if progress.error.is_empty() { &progress.wait_reason } else { &progress.error };
+    let why = text::in_one_line(why.as_bytes());
+    if why.is_empty() { step(progress) } else { format!("{}: {why}", step(progress)) }
+}
+
 /// How a stage is called; one of a later release has no name here.
 fn word(stage: Stage) -> String {
     match stage {
@@ -447,6 +480,11 @@ impl Rows {
         bar.set_length(progress.total_bytes);
         bar.set_position(progress.verified_bytes);
         bar.set_message(doing(progress, &self.names));
+    }
+
+    /// Whether somebody sees them.
+    const fn are_drawn(&self) -> bool {
+        self.drawn.is_some()
     }
 
     /// Lets something be written where the rows are drawn.
@@ -583,6 +621,15 @@ mod tests {
     }
 
     #[test]
+    fn that_the_registry_did_not_answer_is_said_once() {
+        let first = PullProgress { remark: "the registry did not answer".to_owned(), ..pull(Stage::Checking) };
+        let told = "Note: the registry did not answer. A newer version may be there: pull again when it answers.";
+        assert_eq!(remarked(&Seen::new(), &first).as_deref(), Some(told));
+        assert_eq!(remarked(&Seen::from([(1, first.clone())]), &first), None);
+        assert_eq!(remarked(&Seen::new(), &pull(Stage::Checking)), None);
+    }
+
+    #[test]
     fn what_is_wanted_is_asked_for_as_it_was_typed() {
         let with = |replicas| request(&PullArgs { replicas, ..asked() });
         assert_eq!((with(None).replicas, with(None).on_all), (None, false));
@@ -642,6 +689,24 @@ mod tests {
         let mut settling = PullProgress { sources: vec![source("here", 5)], ..pull(Stage::Settling) };
         settling.set_wait(Wait::Runtime);
         assert_eq!((doing(&settling), note(&settling)), (RUNTIME_WAIT.to_owned(), RUNTIME_WAIT.to_owned()));
+    }
+
+    #[test]
+    fn who_waits_without_rows_is_told_whenever_a_node_does_something_else() {
+        let mut waiting = pull(Stage::Settling);
+        waiting.set_wait(Wait::Runtime);
+        let further = PullProgress { verified_bytes: 1_200_000_000, ..pull(Stage::Fetching) };
+        let failed = PullProgress { error: "the runtime\nis down".to_owned(), ..pull(Stage::Failed) };
+        let other = PullProgress { node_id: 2, node_name: "n2".to_owned(), ..pull(Stage::Fetching) };
+        let news = [pull(Stage::Fetching), further, other, waiting.clone(), waiting, failed, pull(Stage::Done)];
+        let (mut seen, mut said) = (Seen::new(), Vec::new());
+        for progress in news {
+            said.extend(changed(&seen, &progress));
+            seen.insert(progress.node_id, progress);
+        }
+        let expected =
+            ["n1: fetching", "n2: fetching", "n1: waits for the runtime", "n1: failed: the runtime\\nis down"];
+        assert_eq!(said, expected);
     }
 
     #[test]

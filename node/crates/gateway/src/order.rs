@@ -145,8 +145,8 @@ impl Wished {
 /// A pull that did not begin.
 fn refused(name: ModelName, node: NodeId, error: PullError) -> PullProgress {
     let (stage, digest, blobs) = (Stage::Failed(error), None, Arc::default());
-    let (sources, wait) = (Vec::new(), None);
-    PullProgress { name, node, stage, digest, blobs, sources, bytes_per_second: None, left: None, wait }
+    let (sources, wait, remark) = (Vec::new(), None, None);
+    PullProgress { name, node, stage, digest, blobs, sources, bytes_per_second: None, left: None, wait, remark }
 }
 
 #[cfg(test)]
@@ -234,6 +234,7 @@ mod tests {
             want: Default::default(),
             declared: false,
             unsaid: false,
+            away: Default::default(),
         };
         assert_eq!(ask.least_version(), WISHES_VERSION);
     }

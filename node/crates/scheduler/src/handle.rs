@@ -190,6 +190,12 @@ impl Handle {
         self.shared.load_view.health(node, self.shared.now())
     }
 
+    /// How long a node has been silent; of one that was never heard, since the first try to hear it came to nothing.
+    #[must_use]
+    pub fn silent_for(&self, node: NodeId) -> Duration {
+        self.shared.load_view.silent_for(node, self.shared.now())
+    }
+
     /// Refuses new requests on this node, or takes them again. Running and waiting ones go on.
     pub fn set_draining(&self, draining: bool) {
         self.shared.local.set_draining(draining);

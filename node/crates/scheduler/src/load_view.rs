@@ -142,7 +142,7 @@ impl LoadView {
         if node == self.own { Health::Alive } else { self.lock().book.health(node, now) }
     }
 
-    /// How long the node has been silent; zero when it was never heard, as nothing was missed then.
+    /// How long the node has been silent; zero when nobody tried to hear it yet, as nothing was missed then.
     pub(crate) fn silent_for(&self, node: NodeId, now: Duration) -> Duration {
         self.lock().book.silent_for(node, now).unwrap_or_default()
     }

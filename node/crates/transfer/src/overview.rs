@@ -2,7 +2,8 @@
 //!
 //! What the record says decides: which nodes have a part in it, which version it is, and who has failed. How far each
 //! node is, it says itself, and it is asked again for as long as somebody watches, over lost connections and restarts.
-//! One that is not heard has the model when that is on record.
+//! One that is not heard has the model when that is on record. Whoever asks the registry for the others is heard too,
+//! for what it says of the version.
 //! What was told of a file is not taken back while the version stays the same. It is over when all nodes of the plan
 //! hold the version, when the others have failed for good, or when nobody wishes it any more; a new round of the same
 //! name is followed like the one before. Whoever said nothing of places waits for no node that is taken for dead, as
@@ -87,6 +88,10 @@ pub(crate) struct Follower {
     leaves_the_dead: bool,
     /// Since when nothing more can come unless the leader plans anew.
     failed_at: Option<Instant>,
+    /// Whoever asks the registry for others alone, and gets no copy.
+    outsider: Option<NodeId>,
+    /// What that one says of the version.
+    aside: Option<Arc<str>>,
 }
 
 /// What one node says of its pull, for as long as somebody listens.
@@ -181,6 +186,10 @@ impl Overview {
                 (Stage::Failed(_), None) => progress.stage = Stage::Waiting,
                 _ => {}
             }
+            // What another one heard of the registry was in an earlier round.
+            if wish.plan.as_ref().is_none_or(|plan| plan.ingester != *node) {
+                progress.remark = None;
+            }
             self.copies.push(NodeCopy { node: *node, progress });
         }
     }
@@ -207,6 +216,13 @@ impl Overview {
         progress.name.clone_from(&self.name);
         progress.node = node;
         copy.progress = progress;
+    }
+
+    /// What a node says of the version that gets no copy is told with the first one.
+    fn take_remark(&mut self, remark: Option<&Arc<str>>) {
+        if let (Some(remark), Some(first)) = (remark, self.copies.first_mut()) {
+            first.progress.remark = Some(Arc::clone(remark));
+        }
     }
 
     /// A node has the version, whatever it said last.
@@ -265,8 +281,9 @@ impl Follower {
     pub(crate) fn new(service: Arc<Service>, name: ModelName, round: u64, replicas: Replicas) -> Self {
         let overview = Overview { name, round, digest: None, replicas, copies: Vec::new(), is_over: false };
         let (began, heard) = (Instant::now(), BTreeMap::new());
-        let (is_seen, leaves_the_dead, failed_at) = (false, false, None);
-        let mut follower = Self { service, overview, began, is_seen, heard, leaves_the_dead, failed_at };
+        let (is_seen, leaves_the_dead, failed_at, outsider, aside) = (false, false, None, None, None);
+        let mut follower =
+            Self { service, overview, began, is_seen, heard, leaves_the_dead, failed_at, outsider, aside };
         follower.look();
         follower
     }
@@ -302,7 +319,8 @@ impl Follower {
             if self.overview.is_over {
                 return;
             }
-            let open = self.overview.open_nodes();
+            let mut open = self.overview.open_nodes();
+            open.extend(self.outsider);
             asked.retain(|node, over| {
                 let stays = open.contains(node);
                 if !stays {
@@ -320,7 +338,12 @@ impl Follower {
                 () = sleep(RECORD_INTERVAL) => {}
                 Some((node, progress)) = told.next() => {
                     self.heard.insert(node, Instant::now());
-                    self.overview.take_progress(node, progress);
+                    if Some(node) != self.outsider {
+                        self.overview.take_progress(node, progress);
+                    } else if !progress.is_over() {
+                        // The end that it tells may be that of an earlier round.
+                        self.aside = progress.remark;
+                    }
                 }
             }
         }
@@ -336,7 +359,12 @@ impl Follower {
             return;
         };
         self.is_seen = true;
+        let outsider = wish.plan.as_ref().map(|plan| plan.ingester).filter(|node| !is_target(&wish, *node));
+        if (wish.round, outsider) != (self.overview.round, self.outsider) {
+            (self.outsider, self.aside) = (outsider, None);
+        }
         self.overview.take_record(&wish);
+        self.overview.take_remark(self.aside.as_ref());
         self.take_holders();
         let Some(plan) = &wish.plan else { return };
         if self.overview.open_nodes().is_empty() {
@@ -469,6 +497,11 @@ fn show(sender: &watch::Sender<Arc<Overview>>, overview: &Overview) {
     });
 }
 
+/// Whether a node is to get a copy.
+fn is_target(wish: &Wish, node: NodeId) -> bool {
+    wish.plan.as_ref().is_some_and(|plan| plan.targets.contains(&node))
+}
+
 /// A node of which nothing was heard.
 fn waiting(name: &ModelName, node: NodeId) -> PullProgress {
     PullProgress {
@@ -481,6 +514,7 @@ fn waiting(name: &ModelName, node: NodeId) -> PullProgress {
         sources: Vec::new(),
         bytes_per_second: None,
         left: None,
+        remark: None,
     }
 }
 
@@ -598,6 +632,27 @@ mod tests {
         }
         assert_eq!(stages(&overview), [(ONE, Stage::Done, 10), (TWO, Stage::Done, 0)]);
         assert!(overview.is_held() && overview.copies.iter().all(|copy| copy.progress.digest == Some(digest(7))));
+    }
+
+    #[test]
+    fn only_who_asks_the_registry_has_a_say_in_how_new_the_version_is_and_with_no_copy_it_is_told_with_the_first() {
+        let remarks = |overview: &Overview| -> Vec<Option<String>> {
+            overview.copies.iter().map(|copy| copy.progress.remark.as_deref().map(str::to_owned)).collect()
+        };
+        let remark: Arc<str> = "the registry did not answer".into();
+        let remarked = |node| PullProgress { remark: Some(Arc::clone(&remark)), ..told(node, Stage::Fetching, 7, 1) };
+        let mut overview = overview();
+        overview.take_record(&wish(1, None, &[ONE, TWO]));
+        overview.take_progress(ONE, remarked(ONE));
+        overview.take_progress(TWO, remarked(TWO));
+        overview.take_record(&wish(1, None, &[ONE, TWO]));
+        assert_eq!(remarks(&overview), [Some(remark.to_string()), None]);
+        overview.take_record(&wish(1, None, &[TWO]));
+        assert!(!is_target(&wish(1, None, &[TWO]), ONE));
+        overview.take_remark(None);
+        assert_eq!(remarks(&overview), [None]);
+        overview.take_remark(Some(&remark));
+        assert_eq!(remarks(&overview), [Some(remark.to_string())]);
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub struct PullProgress {
     pub bytes_per_second: Option<u64>,
     /// How long the rest takes at that rate.
     pub left: Option<Duration>,
+    /// What whoever asked for it is to know of the version, for people: why it may not be the newest.
+    pub remark: Option<Arc<str>>,
 }
 
 /// How far one file is.
@@ -160,6 +162,7 @@ struct Sheet {
     here_bytes: u64,
     bundle_bytes: u64,
     node_bytes: BTreeMap<NodeId, u64>,
+    remark: Option<Arc<str>>,
     meter: Meter,
     told_at: Instant,
     /// There are news that were not told.
@@ -308,6 +311,7 @@ impl Board {
             here_bytes: 0,
             bundle_bytes: 0,
             node_bytes: BTreeMap::new(),
+            remark: None,
             meter: Meter::default(),
             told_at: now,
             is_stale: false,
@@ -392,6 +396,13 @@ impl Board {
             self.metrics.forget_pull(&sheet.name);
         }
         self.tell(sheet);
+    }
+
+    /// Something is to be known of the version, and stays so to the end.
+    pub(crate) fn remark(&self, text: &str) {
+        let mut sheet = self.lock();
+        sheet.remark = Some(text.into());
+        self.tell(&mut sheet);
     }
 
     /// It is known what the name stands for.
@@ -504,6 +515,7 @@ impl Sheet {
             sources: sources.map(|(source, bytes)| SourceProgress { source, bytes }).collect(),
             bytes_per_second: None,
             left: None,
+            remark: self.remark.clone(),
         };
         if progress.stage == Stage::Fetching {
             let missing = progress.total_bytes().saturating_sub(progress.verified_bytes());

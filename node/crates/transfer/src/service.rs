@@ -182,6 +182,7 @@ impl Service {
             sources: Vec::new(),
             bytes_per_second: None,
             left: None,
+            remark: None,
         };
         progress.sources.push(SourceProgress { source: Source::Here, bytes: progress.total_bytes() });
         Watch::new(watch::channel(Arc::new(progress)).1)

@@ -110,6 +110,8 @@ pub const BEAT_INTERVAL: Duration = Duration::from_millis(250);
 pub const SUSPECT_AFTER: Duration = Duration::from_millis(800);
 /// Silence after which a node is counted as dead.
 pub const DEAD_AFTER: Duration = Duration::from_secs(30);
+/// How long members that were not heard yet are waited for. Behind that they count as what is known of them: nothing.
+pub const HEAR_TIMEOUT: Duration = Duration::from_secs(5);
 /// GPUs of one node that are told of.
 pub const GPUS_MAX: usize = 64;
 /// Nodes that one node asks for no files for a while, and that are told of.

@@ -34,6 +34,7 @@ fn ask(replicas: Replicas) -> Command {
         want: Default::default(),
         declared: false,
         unsaid: false,
+        away: Default::default(),
     }
 }
 

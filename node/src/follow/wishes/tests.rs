@@ -403,6 +403,7 @@ async fn the_leader_plans_a_wish_when_a_node_can_have_the_model() {
         want: Default::default(),
         declared: false,
         unsaid: false,
+        away: Default::default(),
     };
     world.change(ask).await;
     let plan = || read::wish(&*world.metadata.view(), &name()).expect("readable").expect("asked").plan;

@@ -204,9 +204,9 @@ fn execute(scene: &Scene<'_>) -> Step {
             migrations::migrate(scene, migrations::Wish { number: *number, down: *down, force: *force })
         }
         Command::BindBlobs { node, blobs } => blobs::bind(scene, *node, blobs),
-        Command::AskModel { name, replicas, insecure, want, declared, unsaid } => {
+        Command::AskModel { name, replicas, insecure, want, declared, unsaid, away } => {
             let (insecure, declared, unsaid) = (*insecure, *declared, *unsaid);
-            wishes::ask(scene, wishes::Asked { name, replicas, insecure, want, declared, unsaid })
+            wishes::ask(scene, wishes::Asked { name, replicas, insecure, want, declared, unsaid, away })
         }
         Command::PlanPull { name, round, ingester, targets, kind } => {
             let planned = wishes::Planned { ingester: *ingester, targets, kind: *kind };

@@ -7,7 +7,7 @@ mod course;
 mod refusal;
 mod told;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ollamax_types::{
     ClusterId, Digest, ErrorCode, Incarnation, ModelName, ModelRecord, NodeId, PeerId, RequestId, Role, Root,
@@ -217,7 +217,8 @@ pub enum Command {
     /// A model shall be on some nodes. Begins a round, which forgets what an earlier one has come to, save what people
     /// removed, and save the version where a file says only where it shall be or there shall be fewer copies. A round
     /// of the same wish that is not planned yet or that somebody is busy with goes on, for receivers alone as long as
-    /// `ROUND_KEPT_FOR`, or `ROUND_KEPT_UNSAID_FOR` where nobody says anything of places. Answers [`Answer::Wish`].
+    /// `ROUND_KEPT_FOR`, or `ROUND_KEPT_UNSAID_FOR` where nobody says anything of places, and not for those that are
+    /// `away` then. Answers [`Answer::Wish`].
     AskModel {
         /// Which model.
         name: ModelName,
@@ -232,6 +233,8 @@ pub enum Command {
         /// Nobody said on which nodes: what is on record stays, and `replicas` are where nothing is that came to
         /// something. Since cluster version 5.
         unsaid: bool,
+        /// Where nobody said on which nodes: those of the round that runs for which nobody waits, as they are away.
+        away: BTreeSet<NodeId>,
     },
     /// The leader says who does what in a round; the entry is fenced by its term.
     PlanPull {
@@ -587,6 +590,7 @@ impl Command {
             Self::Migrate { .. } => 3,
             Self::AskModel { want, .. } if want.disk_free_bytes_min > 0 => DISK_FREE_VERSION,
             Self::AskModel { unsaid: true, .. } => UNSAID_VERSION,
+            Self::AskModel { away, .. } if !away.is_empty() => UNSAID_VERSION,
             Self::DropCopies { unless_pinned: true, .. } => UNLESS_PINNED_VERSION,
             Self::BindBlobs { .. }
             | Self::AskModel { .. }

@@ -213,7 +213,10 @@ fn quota(prefix: &str, usage: &Usage) -> Option<Attention> {
 /// A member that is not heard, what that has cost it already, and what it will.
 fn silent(node: &NodeView) -> Attention {
     let name = &node.name;
-    let mut why = format!("not heard for {}", span(node.silent_ms));
+    let mut why = match node.never_heard {
+        true => format!("it was not heard since this node started, or it joined, {} ago", span(node.silent_ms)),
+        false => format!("not heard for {}", span(node.silent_ms)),
+    };
     if node.role == "voter" && !node.voter {
         why += "; it does not vote";
     }
@@ -350,6 +353,12 @@ mod tests {
         check(720, false, Some(85_680), "not heard for 12 min; it does not vote; it will be removed in 23 h");
         check(300_000, false, None, "not heard for 3 days; it does not vote");
         check(10_000, true, Some(0), "not heard for 2 h; it will be removed in 0 s");
+        let mut status = healthy();
+        status.nodes[2].set_health(Health::Dead);
+        (status.nodes[2].silent_ms, status.nodes[2].never_heard) = (120_000, true);
+        let found = needs_attention(&status, &Beside::default());
+        assert_eq!((found.len(), found[0].id.as_str()), (1, "node_silent"));
+        assert_eq!(found[0].why, "it was not heard since this node started, or it joined, 2 min ago");
     }
 
     #[test]

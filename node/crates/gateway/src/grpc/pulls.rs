@@ -546,6 +546,7 @@ mod tests {
             bytes_per_second: None,
             left: None,
             wait: None,
+            remark: None,
         })
     }
 

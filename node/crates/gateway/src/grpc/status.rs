@@ -1,6 +1,7 @@
 //! The picture that `ollamax status` draws: consensus, members, runtimes, what needs attention.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use ollamax_core::catalog::{
     Failure, Fault, Location, Member, MemberState, Model, Replicas, View, Wish, models, quotas, read,
@@ -12,6 +13,7 @@ use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_proto::v1::node_view;
 use ollamax_scheduler::PeerLoad;
+use ollamax_types::limits::HEAR_TIMEOUT;
 use ollamax_types::{Beat, Digest, ModelName, NodeId, RuntimeKind, RuntimeState, Timestamp};
 
 use super::attention::{Beside, Copies, Ended, Few, Lasting, LeftOut};
@@ -55,8 +57,8 @@ impl Admin {
             reply.cluster = cluster.id.0.to_vec();
             reply.cluster_name = cluster.name;
         }
-        let peers = engines.scheduler.peers();
-        let own = engines.scheduler.beat();
+        let scheduler = &engines.scheduler;
+        let (peers, own) = (scheduler.peers(), scheduler.beat());
         // The one walk over all models; it tells both how many each node holds and where versions differ.
         let copies = read::locations(&*view)?;
         let held = held_by_node(&copies);
@@ -74,8 +76,9 @@ impl Admin {
                 }
             } else {
                 fill_path(&mut node, facts.paths.get(&member.id).copied().unwrap_or_default());
-                if let Some(heard) = heard {
-                    fill_from_peer(&mut node, heard);
+                match heard {
+                    Some(heard) => fill_from_peer(&mut node, heard),
+                    None => fill_unheard(&mut node, scheduler.health(member.id), scheduler.silent_for(member.id)),
                 }
             }
             reply.nodes.push(node);
@@ -361,13 +364,26 @@ fn fill_path(node: &mut v1::NodeView, path: Path) {
     node.rtt_us = path.rtt.map(|rtt| u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX));
 }
 
-fn fill_from_peer(node: &mut v1::NodeView, heard: &PeerLoad) {
-    node.set_health(match heard.health {
+/// Of a member that was never heard nothing is known; one that was waited for long enough is silent.
+fn fill_unheard(node: &mut v1::NodeView, health: Health, silence: Duration) {
+    if silence >= HEAR_TIMEOUT {
+        node.set_health(health_of(health));
+        node.silent_ms = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
+        node.never_heard = true;
+    }
+}
+
+const fn health_of(health: Health) -> node_view::Health {
+    match health {
         Health::Alive => node_view::Health::Alive,
         Health::Suspect => node_view::Health::Suspect,
         Health::Dead => node_view::Health::Dead,
         Health::Unknown => node_view::Health::Unspecified,
-    });
+    }
+}
+
+fn fill_from_peer(node: &mut v1::NodeView, heard: &PeerLoad) {
+    node.set_health(health_of(heard.health));
     node.silent_ms = heard.silent_ms;
     node.clock_skew_ms = heard.clock_skew_ms;
     fill_from_beat(node, &heard.beat);
@@ -459,8 +475,6 @@ pub fn runner(load: &ollamax_types::RunnerLoad) -> v1::Runner {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use ollamax_core::catalog::mem::MemView;
     use ollamax_core::catalog::{Drop, Key, Mutation, Phase as ModelPhase, Pin, Plan, PlanKind, Record, Want};
     use ollamax_types::{ErrorCode, ModelRecord};
@@ -491,6 +505,20 @@ mod tests {
         let mut node = v1::NodeView::default();
         fill_from_beat(&mut node, &Beat { suspect_files: 1, damaged_manifests: 2, ..samples::beat(1) });
         assert_eq!(node.suspect_files, 3);
+    }
+
+    #[test]
+    fn a_member_that_was_never_heard_is_silent_when_it_was_waited_for_long_enough() {
+        let check = |health: Health, silence: Duration, expected: (node_view::Health, u64, bool)| {
+            let mut node = v1::NodeView::default();
+            fill_unheard(&mut node, health, silence);
+            assert_eq!((node.health(), node.silent_ms, node.never_heard), expected, "{health:?} {silence:?}");
+        };
+        let nothing = (node_view::Health::Unspecified, 0, false);
+        check(Health::Unknown, Duration::ZERO, nothing);
+        check(Health::Suspect, HEAR_TIMEOUT - Duration::from_millis(1), nothing);
+        check(Health::Suspect, HEAR_TIMEOUT, (node_view::Health::Suspect, 5_000, true));
+        check(Health::Dead, Duration::from_secs(120), (node_view::Health::Dead, 120_000, true));
     }
 
     fn copy(node: u64, name: &str, digest: u8) -> Location {

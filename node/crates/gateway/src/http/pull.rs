@@ -46,6 +46,8 @@ struct Told {
     blobs: Arc<[BlobProgress]>,
     /// What it waits for that does not come by itself.
     lacks: Option<String>,
+    /// Why the version may not be the newest.
+    remark: Option<Arc<str>>,
 }
 
 type States = BoxStream<'static, Told>;
@@ -178,6 +180,10 @@ fn lines(before: Option<&Told>, now: &Told) -> Vec<Line> {
     let steps = |told: &Told| steps_done(&told.stage, &told.blobs);
     let steps = LAST_STEPS.get(before.map_or(0, steps)..steps(now)).unwrap_or_default();
     lines.extend(steps.iter().copied().map(|status| Line::Step { status }));
+    let heard = before.and_then(|told| told.remark.as_ref());
+    if let Some(remark) = now.remark.as_ref().filter(|remark| heard != Some(*remark)) {
+        lines.insert(0, Line::of_wait(remark));
+    }
     let known = before.and_then(|told| told.lacks.as_ref());
     if let Some(lacks) = now.lacks.as_ref().filter(|lacks| known != Some(*lacks)) {
         lines.push(Line::of_wait(lacks));
@@ -234,7 +240,8 @@ impl Told {
     fn of_job(progress: &PullProgress) -> Self {
         let lacks = progress.wait.as_ref().filter(|wait| matches!(wait, Wait::Store { .. }));
         let lacks = lacks.map(ToString::to_string);
-        Self { stage: progress.stage.clone(), blobs: Arc::clone(&progress.blobs), lacks }
+        let (stage, blobs, remark) = (progress.stage.clone(), Arc::clone(&progress.blobs), progress.remark.clone());
+        Self { stage, blobs, lacks, remark }
     }
 
     /// Of all nodes that are to have the model: of the one that is furthest. With the first that has it, it is there.
@@ -247,15 +254,21 @@ impl Told {
         };
         let furthest = going.clone().max_by_key(how_far).map(Self::of_job);
         let furthest = furthest.map(|furthest| going.map(Self::of_job).fold(furthest, |told, of| raised(&of, told)));
+        let remark = overview.copies.iter().find_map(|copy| copy.progress.remark.clone());
+        let furthest = furthest.map(|furthest| Self { remark, ..furthest });
         let is_there = furthest.as_ref().is_some_and(|told| told.stage == Stage::Done);
         if overview.is_over && !is_there {
             return Self::failed(overview.error().unwrap_or(PullError::Cancelled));
         }
-        furthest.unwrap_or_else(|| Self { stage: Stage::Waiting, blobs: Arc::default(), lacks: None })
+        furthest.unwrap_or_else(|| Self::of_stage(Stage::Waiting))
     }
 
     fn failed(error: PullError) -> Self {
-        Self { stage: Stage::Failed(error), blobs: Arc::default(), lacks: None }
+        Self::of_stage(Stage::Failed(error))
+    }
+
+    fn of_stage(stage: Stage) -> Self {
+        Self { stage, blobs: Arc::default(), lacks: None, remark: None }
     }
 
     const fn is_over(&self) -> bool {
@@ -299,7 +312,7 @@ mod tests {
             let blob = BlobSpec { sha256: Digest([byte; 32]), size_bytes };
             BlobProgress { blob, verified_bytes }
         });
-        Told { stage, blobs: blobs.collect(), lacks: None }
+        Told { stage, blobs: blobs.collect(), lacks: None, remark: None }
     }
 
     /// Nodes 1, 2, … of a wish.
@@ -307,8 +320,9 @@ mod tests {
         let name: ModelName = "m".parse().expect("a name");
         let copies = (1..).zip(states).map(|(id, Told { stage, blobs, .. })| {
             let (node, digest, sources) = (NodeId(id), None, Vec::new());
-            let (name, bytes_per_second, left, wait) = (name.clone(), None, None, None);
-            let progress = PullProgress { name, node, stage, digest, blobs, sources, bytes_per_second, left, wait };
+            let (name, bytes_per_second, left, wait, remark) = (name.clone(), None, None, None, None);
+            let progress =
+                PullProgress { name, node, stage, digest, blobs, sources, bytes_per_second, left, wait, remark };
             NodeCopy { node, progress }
         });
         let copies = copies.collect();
@@ -357,6 +371,11 @@ mod tests {
         let waiting = Told::of_wish(&overview);
         check(Some(&begun), &waiting, &[r#"{"status":"waiting for the model store: none at /models"}"#]);
         check(Some(&waiting), &waiting, &[]);
+        overview.copies[0].progress.wait = None;
+        overview.copies[0].progress.remark = Some("the registry did not answer".into());
+        let remarked = Told::of_wish(&overview);
+        check(Some(&begun), &remarked, &[r#"{"status":"the registry did not answer"}"#]);
+        check(Some(&remarked), &remarked, &[]);
     }
 
     #[test]

@@ -142,7 +142,15 @@ impl Change {
         match self {
             Self::Ask { replicas, want, insecure, .. } => {
                 let (replicas, want, insecure) = (replicas.clone(), want.clone(), *insecure);
-                Some(Command::AskModel { name, replicas, insecure, want, declared: true, unsaid: false })
+                Some(Command::AskModel {
+                    name,
+                    replicas,
+                    insecure,
+                    want,
+                    declared: true,
+                    unsaid: false,
+                    away: Default::default(),
+                })
             }
             Self::Forget { .. } => Some(Command::ForgetWish { name }),
             Self::Pin { digest, .. } => Some(Command::PinModel { name, digest: Some(*digest) }),

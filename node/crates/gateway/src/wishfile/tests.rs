@@ -328,7 +328,15 @@ fn each_change_is_one_command_and_a_registry_without_tls_stays_one() {
     let (replicas, want) = (Replicas::Count(3), Want::default());
     let expected = [
         Command::PinModel { name: name("m"), digest: Some(PIN) },
-        Command::AskModel { name: name("m"), replicas, insecure: true, want, declared: true, unsaid: false },
+        Command::AskModel {
+            name: name("m"),
+            replicas,
+            insecure: true,
+            want,
+            declared: true,
+            unsaid: false,
+            away: Default::default(),
+        },
         Command::ForgetWish { name: name("old") },
     ];
     assert_eq!(commands, expected);

@@ -269,8 +269,15 @@ impl Desk {
 
     /// Somebody asks for a model; gives the round.
     pub(crate) async fn ask(&self, name: &str, replicas: Replicas, want: Want) -> u64 {
-        let ask =
-            Command::AskModel { name: named(name), replicas, insecure: false, want, declared: false, unsaid: false };
+        let ask = Command::AskModel {
+            name: named(name),
+            replicas,
+            insecure: false,
+            want,
+            declared: false,
+            unsaid: false,
+            away: Default::default(),
+        };
         let Answer::Wish { round } = self.change(ask).await else { unreachable!("a wish is answered with its round") };
         round
     }

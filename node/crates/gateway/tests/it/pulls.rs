@@ -86,6 +86,7 @@ impl Others for Other {
             bytes_per_second: None,
             left: None,
             wait: None,
+            remark: None,
         };
         ready(Ok(stream::iter([Ok(done)]).boxed())).boxed()
     }

@@ -100,6 +100,7 @@ fn wishes() -> Vec<Command> {
         want: Default::default(),
         declared: false,
         unsaid: false,
+        away: Default::default(),
     };
     let blob = BoundBlob { sha256: Digest([1; 32]), size_bytes: 1 << 40, root: Root([2; 32]) };
     let mut commands = vec![
@@ -116,6 +117,7 @@ fn wishes() -> Vec<Command> {
             want: Default::default(),
             declared: false,
             unsaid: true,
+            away: [NodeId(2), NodeId(7)].into(),
         },
         Command::PlanPull {
             name: name(),
@@ -344,6 +346,7 @@ fn golden_samples_of_wishes_and_files() {
         want: Default::default(),
         declared: false,
         unsaid: false,
+        away: Default::default(),
     };
     check(ask(Replicas::Count(2), false), "b202", &format!("0a{named} 12020802"));
     check(ask(Replicas::All, true), "b202", &format!("0a{named} 12021200 1801"));
@@ -354,6 +357,7 @@ fn golden_samples_of_wishes_and_files() {
         want: Default::default(),
         declared: false,
         unsaid: true,
+        away: Default::default(),
     };
     check(unsaid, "b202", &format!("0a{named} 12020802 3001"));
     check(ask(Replicas::Nodes(nodes()), false), "b202", &format!("0a{named} 1206 1a04 0a020103"));
@@ -382,6 +386,7 @@ fn golden_samples_of_wishes_and_files() {
         want,
         declared: true,
         unsaid: false,
+        away: Default::default(),
     };
     let words = "2211 0a09 0a04726f6f6d 120161 10ac02 1a0103";
     check(ask(want), "b202", &format!("0a{named} 12020802 {words} 2801"));

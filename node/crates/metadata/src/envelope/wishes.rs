@@ -31,7 +31,7 @@ pub(super) fn decode_blobs(stored: disk::CommandBindBlobs) -> Result<Command, En
 /// What somebody asked for, or the leader planned; `None`: it is another command.
 pub(super) fn encode_asked(command: &Command) -> Option<Stored> {
     Some(match command {
-        Command::AskModel { name, replicas, insecure, want, declared, unsaid } => {
+        Command::AskModel { name, replicas, insecure, want, declared, unsaid, away } => {
             Stored::AskModel(disk::CommandAskModel {
                 name: name.full(),
                 replicas: Some(encode_replicas(replicas)),
@@ -39,6 +39,7 @@ pub(super) fn encode_asked(command: &Command) -> Option<Stored> {
                 want: encode_want(want),
                 declared: *declared,
                 unsaid: *unsaid,
+                away: away.iter().map(|node| node.0).collect(),
             })
         }
         Command::PlanPull { name, round, ingester, targets, kind } => Stored::PlanPull(disk::CommandPlanPull {
@@ -55,8 +56,9 @@ pub(super) fn encode_asked(command: &Command) -> Option<Stored> {
 pub(super) fn decode_ask(stored: disk::CommandAskModel) -> Result<Command, EnvelopeError> {
     let replicas = decode_replicas(stored.replicas).map_err(|_| EnvelopeError::Field("replicas"))?;
     let (name, want) = (name(&stored.name)?, decode_want(stored.want));
-    let disk::CommandAskModel { insecure, declared, unsaid, .. } = stored;
-    Ok(Command::AskModel { name, replicas, insecure, want, declared, unsaid })
+    let disk::CommandAskModel { insecure, declared, unsaid, away, .. } = stored;
+    let away = away.into_iter().map(NodeId).collect();
+    Ok(Command::AskModel { name, replicas, insecure, want, declared, unsaid, away })
 }
 
 pub(super) fn decode_plan(stored: disk::CommandPlanPull) -> Result<Command, EnvelopeError> {

@@ -120,4 +120,10 @@ fn a_member_that_was_never_heard_is_one_of_the_others() {
     assert_eq!(view.others(ms(200)), [Health::Alive, Health::Unknown]);
     view.retain(&[NodeId(1), NodeId(3)]);
     assert_eq!(view.others(ms(200)), [Health::Unknown]);
+    assert_eq!(view.silent_for(NodeId(3), ms(9_000)), Duration::ZERO, "nobody tried to hear it");
+    view.lost_link(NodeId(3), ms(200));
+    view.lost_link(NodeId(3), ms(20_000));
+    let seen = (view.health(NodeId(3), ms(30_200)), view.silent_for(NodeId(3), ms(30_200)));
+    assert_eq!(seen, (Health::Dead, ms(30_000)));
+    assert!(view.peers(ms(30_200)).iter().all(|peer| peer.beat.node != NodeId(3)), "it said nothing");
 }

@@ -205,6 +205,7 @@ fn what_another_node_tells_anew_takes_nothing_back() {
         sources: Vec::new(),
         bytes_per_second: None,
         left: None,
+        remark: None,
     };
     assert_eq!(told(0, 7).not_before(&told(5, 3)), told(5, 7));
     let other = PullProgress { blobs: Arc::default(), ..told(0, 0) };

@@ -228,6 +228,7 @@ impl Pull {
             tracing::info!(%model, %digest, "the registry has none; a version of nodes is spread");
         } else {
             tracing::warn!(%model, %code, reason = text, "no answer of the registry; what nodes have is spread");
+            self.board.remark(&unanswered(&text, digest));
         }
         wished.is_spread.store(true, Ordering::Relaxed);
         Ok(manifest)
@@ -699,6 +700,11 @@ fn failure_of_ingester(wish: &Wish) -> Option<(NodeId, &Failure)> {
     Some((ingester, wish.failures.get(&ingester)?))
 }
 
+/// What whoever asked is told where the registry did not answer.
+fn unanswered(reason: &str, digest: Digest) -> String {
+    format!("the registry did not answer, so version {} of nodes is spread: {reason}", digest.short())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -716,6 +722,7 @@ mod tests {
             sources: Vec::new(),
             bytes_per_second: None,
             left: None,
+            remark: None,
         };
         let stages = [(Stage::Waiting, false), (Stage::Fetching, true), (Stage::Settling, true), (Stage::Done, true)];
         for (stage, expected) in stages {

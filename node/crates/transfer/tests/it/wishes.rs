@@ -650,8 +650,14 @@ async fn what_a_node_has_is_spread_while_the_registry_is_away() {
     let [one, two] = lab.start::<2>();
     let started = Instant::now();
     let mut watch = ask(&two, &model.name, Replicas::All).await.expect("it is on record");
-    held(&mut watch).await;
+    let over = held(&mut watch).await;
     assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+    let remarks: Vec<Option<&str>> = over.copies.iter().map(|copy| copy.progress.remark.as_deref()).collect();
+    let told = remarks[0].expect("who asked the registry says so");
+    let version = model.manifest.digest().short();
+    let words = format!("the registry did not answer, so version {version} of nodes is spread: ");
+    assert!(told.starts_with(&words), "{told}");
+    assert!(remarks[1..].iter().all(Option::is_none), "{remarks:?}");
     lab.check_published(&model);
     assert_eq!(lab.origin.sent(model.weights.sha256), chunks(2), "only the first node has asked for it");
     assert_eq!(lab.origin.manifests_asked(), 4);

@@ -18,6 +18,10 @@ use crate::catalog::command::{Answer, Refusal};
 use crate::catalog::models;
 use crate::catalog::read;
 use crate::catalog::record::{Counts, How, Key, Model, Phase, PhaseWord, Pin, Record, Replicas, Since, Version, Wish};
+use crate::catalog::view::Fault;
+
+/// The cluster version that notes who has a version, and not who noted it.
+const BRINGER_VERSION: u32 = 5;
 
 /// A version that a name gets.
 #[derive(Clone, Copy)]
@@ -56,7 +60,7 @@ pub(super) fn fix(scene: &Scene<'_>, fixed: Fixed<'_>, replicas: Option<&Replica
     draft.put(Key::Wish(fixed.name.key()), Record::Wish(Box::new(wish)));
     revive(&mut model);
     if is_new {
-        add_version(scene, &draft, &mut model, fixed)?;
+        add_version(scene, &draft, &mut model, (fixed, scene.entry.principal.clone()))?;
     }
     write(&draft, model);
     Ok(Applied::new(draft.into_mutations(), Answer::Wish { round: scene.index }))
@@ -102,9 +106,24 @@ pub(super) fn note(scene: &Scene<'_>, fixed: Fixed<'_>) -> Step {
         return Ok(Applied::done(Vec::new()));
     }
     revive(&mut model);
-    add_version(scene, &draft, &mut model, fixed)?;
+    let by = bringer(scene, fixed)?.unwrap_or_else(|| scene.entry.principal.clone());
+    add_version(scene, &draft, &mut model, (fixed, by))?;
     write(&draft, model);
     Ok(Applied::done(draft.into_mutations()))
+}
+
+/// Who brought a version, of those that have it: whoever fetched it for all, else the first. The leader, which notes
+/// it, need not be one of them. Before its cluster version, nobody looks.
+fn bringer(scene: &Scene<'_>, fixed: Fixed<'_>) -> Result<Option<String>, Fault> {
+    if scene.cluster.version < BRINGER_VERSION {
+        return Ok(None);
+    }
+    let wish = read::wish(scene.view, fixed.name)?.filter(|wish| wish.digest == Some(fixed.digest));
+    let ingester = wish.and_then(|wish| wish.plan).map(|plan| plan.ingester);
+    let copies = read::locations_of(scene.view, fixed.name)?.into_iter();
+    let holders = copies.filter(|copy| copy.model.digest == fixed.digest);
+    let first = holders.min_by_key(|copy| (Some(copy.node) != ingester, copy.model.modified_at));
+    Ok(first.map(|copy| format!("node/{}", copy.node)))
 }
 
 pub(super) fn pin(scene: &Scene<'_>, name: &ModelName, digest: Option<Digest>) -> Step {
@@ -213,7 +232,12 @@ fn is_newer(draft: &Draft<'_>, model: &Model, digest: Digest) -> Result<bool, St
     Ok(newest.is_none_or(|newest| newest.digest != digest))
 }
 
-fn add_version(scene: &Scene<'_>, draft: &Draft<'_>, model: &mut Model, fixed: Fixed<'_>) -> Result<(), Stop> {
+fn add_version(
+    scene: &Scene<'_>,
+    draft: &Draft<'_>,
+    model: &mut Model,
+    (fixed, by): (Fixed<'_>, String),
+) -> Result<(), Stop> {
     let mut kept = read::versions(scene.view, fixed.name)?;
     while kept.len() >= VERSIONS_MAX {
         // A name may come back to its pinned version any number of times; the last time is what stays.
@@ -222,7 +246,7 @@ fn add_version(scene: &Scene<'_>, draft: &Draft<'_>, model: &mut Model, fixed: F
         draft.delete(Key::Version(fixed.name.key(), kept.remove(oldest).number));
     }
     let (number, at) = (model.head + 1, scene.entry.log_time);
-    let (by, how) = (scene.entry.principal.clone(), fixed.how.clone());
+    let how = fixed.how.clone();
     let version = Version { number, digest: fixed.digest, size_bytes: fixed.size_bytes, at, how, by };
     draft.put(Key::Version(fixed.name.key(), number), Record::Version(Box::new(version)));
     model.first = kept.first().map_or(number, |oldest| oldest.number);

@@ -55,6 +55,8 @@ pub(super) struct Asked<'a> {
     pub(super) declared: bool,
     /// Nobody said where: `replicas` are where nothing stands on record.
     pub(super) unsaid: bool,
+    /// For whom nobody waits then.
+    pub(super) away: &'a BTreeSet<NodeId>,
 }
 
 /// What the leader planned.
@@ -81,6 +83,7 @@ pub(super) fn ask(scene: &Scene<'_>, asked: Asked<'_>) -> Step {
     };
     let replicas = checked(scene, kept.as_ref().unwrap_or(asked.replicas))?;
     check_want(asked.want)?;
+    check_count("the list of nodes that are away", asked.away.len(), WISH_TARGETS_MAX)?;
     let model = read::model(&draft, asked.name)?;
     model.as_ref().map_or(Ok(()), registry::check_enabled)?;
     let pinned = model.as_ref().and_then(Model::pinned);
@@ -102,7 +105,7 @@ pub(super) fn ask(scene: &Scene<'_>, asked: Asked<'_>) -> Step {
     if let Some(held) = of_version
         && (&held.replicas, held.insecure, &held.want, held.declared)
             == (&wish.replicas, wish.insecure, &wish.want, wish.declared)
-        && (goes_on(scene, held, pinned, &wish.failures, kept_for(asked, &wish, pinned))?
+        && (goes_on(scene, held, pinned, &wish.failures, kept_for(scene, asked, (held, &wish), pinned)?)?
             || (asked.unsaid && pinned.is_some() && is_spread(scene, held, &wish.failures)?))
     {
         return Ok(Applied::new(Vec::new(), Answer::Wish { round: held.round }));
@@ -403,10 +406,25 @@ fn check_some(nodes: usize) -> Result<(), Stop> {
 }
 
 /// How long a round goes on for receivers alone. A new one that has its plan from the start costs them no place, so
-/// that it asks the registry soon; of a pinned model there is nothing to ask.
-fn kept_for(asked: Asked<'_>, anew: &Wish, pinned: Option<Digest>) -> Duration {
-    let is_soon = asked.unsaid && pinned.is_none() && anew.plan.is_some();
-    if is_soon { ROUND_KEPT_UNSAID_FOR } else { ROUND_KEPT_FOR }
+/// that it asks the registry soon, and at once where only those lack the version that are away; of a pinned model there
+/// is nothing to ask.
+fn kept_for(
+    scene: &Scene<'_>,
+    asked: Asked<'_>,
+    (held, anew): (&Wish, &Wish),
+    pinned: Option<Digest>,
+) -> Result<Duration, Fault> {
+    if !asked.unsaid || pinned.is_some() || anew.plan.is_none() {
+        return Ok(ROUND_KEPT_FOR);
+    }
+    let targets = held.plan.as_ref().map_or(&[][..], |plan| plan.targets.as_slice());
+    for node in targets {
+        let is_awaited = !asked.away.contains(node) && !held.failures.contains_key(node);
+        if is_awaited && !holds(scene, held, *node)? {
+            return Ok(ROUND_KEPT_UNSAID_FOR);
+        }
+    }
+    Ok(Duration::ZERO)
 }
 
 /// Whether a round need not begin anew: nothing is planned, and a new one would begin with the same version (`fixed`)

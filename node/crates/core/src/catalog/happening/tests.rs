@@ -228,6 +228,7 @@ fn a_wish_tells_of_its_rounds_plans_failures_and_end() {
         want: Default::default(),
         declared: false,
         unsaid: false,
+        away: Default::default(),
     };
     let rows = [
         (Replicas::Count(1), "on 1 node, by admin"),

@@ -106,7 +106,9 @@ pub struct Version {
     pub at: Timestamp,
     /// How the name came to it.
     pub how: How,
-    /// Who brought it, as in [`super::super::Entry::principal`].
+    /// Who brought it, as in [`super::super::Entry::principal`]: the node that fetched it for all, whoever went
+    /// back to it or tagged it, and of what was found the node that has it (from cluster version 5 on; before, the
+    /// leader).
     pub by: String,
 }
 

@@ -146,7 +146,8 @@ pub struct Once {
 // === impl Task ===
 
 impl Task {
-    /// The same in another state from now on, with the time at which it is looked at again.
+    /// The same in another state from now on, with the time at which it is looked at again. What was told on the way is
+    /// not said of a task that is over; why one was never begun is.
     #[must_use]
     pub fn into_state(self, state: TaskState, now: Timestamp) -> Self {
         let due_at = match &state {
@@ -157,7 +158,9 @@ impl Task {
                 now.plus_ms(ms(TASK_KEPT_FOR))
             }
         };
-        Self { state, updated_at: now, due_at, ..self }
+        let is_end = state.is_over() && self.state != TaskState::Waiting;
+        let progress = if is_end { self.progress.at_the_end(&state) } else { self.progress };
+        Self { state, progress, updated_at: now, due_at, ..self }
     }
 
     /// What becomes of it when the node that works at it is lost; `None`: no node does.
@@ -183,6 +186,16 @@ impl Task {
     #[must_use]
     pub fn is_with(&self, node: NodeId, attempt: u32) -> bool {
         self.attempt == attempt && self.state == TaskState::Working { node }
+    }
+}
+
+// === impl TaskProgress ===
+
+impl TaskProgress {
+    fn at_the_end(self, state: &TaskState) -> Self {
+        let is_whole = matches!(state, TaskState::Completed { .. });
+        let done = if is_whole { self.done.max(self.total) } else { self.done };
+        Self { done, text: String::new(), ..self }
     }
 }
 

@@ -44,6 +44,7 @@ pub fn to_wire(progress: &PullProgress, name_of: &dyn Fn(NodeId) -> String) -> v
         left_ms: progress.left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
         code,
         error,
+        remark: progress.remark.as_deref().unwrap_or_default().to_owned(),
         ..v1::PullProgress::default()
     };
     message.set_stage(step_of(&progress.stage));
@@ -81,6 +82,7 @@ pub fn from_wire(message: v1::PullProgress) -> Option<PullProgress> {
         bytes_per_second: message.bytes_per_second,
         left: message.left_ms.map(Duration::from_millis),
         wait: wait_of(&message),
+        remark: (!message.remark.is_empty()).then(|| message.remark.as_str().into()),
     })
 }
 
@@ -181,6 +183,7 @@ mod tests {
             bytes_per_second: Some(5),
             left: Some(Duration::from_millis(1_500)),
             wait: None,
+            remark: None,
         }
     }
 
@@ -207,6 +210,9 @@ mod tests {
         assert_eq!(from_wire(sent(&odd)).map(|odd| odd.wait), Some(Some(window(None))));
         let later = v1::PullProgress { wait: 99, ..sent(&progress(Waiting)) };
         assert_eq!(from_wire(later), Some(progress(Waiting)));
+        let remark = Some("the registry did not answer".into());
+        let remarked = PullProgress { remark, ..progress(Waiting) };
+        assert_eq!(from_wire(sent(&remarked)), Some(remarked));
         let bare = PullProgress { digest: None, bytes_per_second: None, left: None, ..progress(Resolving) };
         assert_eq!(from_wire(sent(&bare)), Some(bare));
     }

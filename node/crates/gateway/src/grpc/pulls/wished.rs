@@ -224,6 +224,7 @@ mod tests {
                 bytes_per_second: None,
                 left: None,
                 wait: None,
+                remark: None,
             };
             Some(NodeCopy { node, progress })
         };

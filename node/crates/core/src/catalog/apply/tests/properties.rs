@@ -92,7 +92,8 @@ fn any_wish() -> impl Strategy<Value = Command> {
             .prop_map(|(name, replicas, insecure, unsaid)| {
                 let bytes = u64::from(insecure);
                 let want = Want { gpu_memory_bytes_min: bytes, disk_free_bytes_min: bytes, ..Want::default() };
-                Command::AskModel { name, replicas, insecure, want, declared: insecure, unsaid }
+                let away = if insecure { [NodeId(2)].into() } else { Default::default() };
+                Command::AskModel { name, replicas, insecure, want, declared: insecure, unsaid, away }
             }),
         4 => (name(), any_id(), node(), vec(node(), 0..3)).prop_map(|(name, round, ingester, targets)| {
             let kind = if targets.len() > 1 { PlanKind::Repair } else { PlanKind::Asked };

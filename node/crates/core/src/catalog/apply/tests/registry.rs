@@ -63,6 +63,7 @@ fn ask(replicas: Replicas) -> Command {
         want: Default::default(),
         declared: false,
         unsaid: false,
+        away: Default::default(),
     }
 }
 
@@ -75,6 +76,7 @@ fn plain() -> Command {
         want: Default::default(),
         declared: false,
         unsaid: true,
+        away: Default::default(),
     }
 }
 

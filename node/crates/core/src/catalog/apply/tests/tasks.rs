@@ -294,6 +294,26 @@ fn what_needed_an_approval_needs_another_one_when_it_is_asked_for_again() {
 }
 
 #[test]
+fn what_was_told_on_the_way_is_not_said_of_a_task_that_is_over() {
+    let ended = |commands: Vec<Command>| {
+        let mut world = World::new();
+        for command in [open(1), assign(1, 2), tell(2, &[(1, 1, 4)])].into_iter().chain(commands) {
+            world.check_at(1, command, Answer::Done);
+        }
+        world.task(1).progress
+    };
+    assert_eq!(ended(vec![]), progress(4, "4 of 9"));
+    assert_eq!(ended(vec![end(1, 2, 1, done())]), progress(9, ""));
+    assert_eq!(ended(vec![end(1, 2, 1, failed())]), progress(4, ""));
+    assert_eq!(ended(vec![cancel(1), end(1, 2, 1, TaskOutcome::Cancelled)]), progress(4, ""));
+    let mut world = World::new();
+    for (now, command) in [(1, open(1)), (1, assign(1, 2)), (1 + LEASE, Command::Expire), (1 + LEASE, cancel(1))] {
+        world.check_at(now, command, Answer::Done);
+    }
+    assert_eq!(world.task(1).progress, TaskProgress::default(), "nobody begins it again");
+}
+
+#[test]
 fn what_becomes_of_a_lost_task_depends_on_what_was_asked_of_it() {
     let lost = |commands: Vec<Command>| {
         let mut world = World::new();

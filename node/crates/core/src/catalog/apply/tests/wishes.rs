@@ -22,6 +22,7 @@ fn ask(model: &str, replicas: Replicas) -> Command {
         want: Default::default(),
         declared: false,
         unsaid: false,
+        away: Default::default(),
     }
 }
 
@@ -215,6 +216,7 @@ fn another_wish_for_the_same_model_begins_a_new_round() {
             want: Default::default(),
             declared: false,
             unsaid: false,
+            away: Default::default(),
         });
         assert_eq!((second, world.counted()), (first + 1, 1), "{replicas:?}");
         let wish = world.wish("m");

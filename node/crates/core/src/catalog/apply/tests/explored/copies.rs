@@ -66,7 +66,15 @@ impl Hash for CopiesState {
 
 fn ask() -> Command {
     let (name, replicas) = (model(MODEL, 0).name, Replicas::Count(1));
-    Command::AskModel { name, replicas, insecure: false, want: Default::default(), declared: false, unsaid: false }
+    Command::AskModel {
+        name,
+        replicas,
+        insecure: false,
+        want: Default::default(),
+        declared: false,
+        unsaid: false,
+        away: Default::default(),
+    }
 }
 
 impl Model for Copies {

@@ -66,6 +66,7 @@ fn no_wish_is_left_with_fewer_copies_than_it_says() {
         want,
         declared: false,
         unsaid: false,
+        away: Default::default(),
     };
     let avoiding = || all_but(Want { avoid: [NodeId(2)].into(), ..Want::default() });
     check(vec![avoiding()], 2, Answer::Done);

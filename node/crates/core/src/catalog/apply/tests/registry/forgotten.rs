@@ -118,6 +118,7 @@ fn an_older_cluster_forgets_no_name_and_keeps_nothing_free_of_disks() {
         want: Want { disk_free_bytes_min, ..Want::default() },
         declared: false,
         unsaid: false,
+        away: Default::default(),
     };
     let too_low = || refused(Refusal::VersionTooLow { needed: 5, actual: 4 });
     let mut view = check(vec![

@@ -74,6 +74,7 @@ fn a_wish_says_which_nodes_come_into_question_within_limits() {
         want,
         declared: false,
         unsaid: false,
+        away: Default::default(),
     };
     let world = World::with_copies();
     let labels = BTreeMap::from([("Room".to_owned(), "a".to_owned())]);

@@ -52,6 +52,7 @@ fn only_places_or_fewer_copies_are_no_question_for_what_the_registry_has_today()
         want: Want::default(),
         declared: true,
         unsaid: false,
+        away: Default::default(),
     };
     let check = |what: &str, before: &[Command], command: Command, version: Option<u8>, targets: &[u64]| {
         let (mut world, first) = World::spread(Replicas::Count(2));
@@ -172,6 +173,28 @@ fn whoever_says_nothing_of_places_asks_the_registry_soon_although_a_node_is_off(
     }
 }
 
+/// A second pull within a minute once got the version of the first one, for the sake of a node that is off.
+#[test]
+fn whoever_says_nothing_of_places_asks_the_registry_at_once_where_only_who_is_away_lacks_the_version() {
+    let without = |away: &[u64]| Command::AskModel {
+        name: name(),
+        replicas: Replicas::Count(2),
+        insecure: false,
+        want: Want::default(),
+        declared: false,
+        unsaid: true,
+        away: ids(away).into_iter().collect(),
+    };
+    for (away, is_anew) in [(&[2][..], true), (&[][..], false), (&[3][..], false)] {
+        let (mut world, _) = World::spread(on(&[1, 2]));
+        let round = world.ask(plain());
+        world.check_taken([plan(round, 1, &[1, 2]), resolve(round, 1, 8)]);
+        world.check_goes_on(without(away), round); // node 1 is at it
+        world.check_taken([held(1, 8)]);
+        assert_eq!(world.ask(without(away)) > round, is_anew, "{away:?}");
+    }
+}
+
 /// A version of the registry that failed everywhere once took a copy of the one before away.
 #[test]
 fn an_update_that_fails_lowers_no_number() {
@@ -218,6 +241,7 @@ fn a_file_that_wants_more_copies_keeps_those_that_are_on_their_way() {
         want,
         declared: true,
         unsaid: false,
+        away: Default::default(),
     };
     let more = || declared(Replicas::Count(3), Want::default());
     // Node 1 has the version, and node 2 is at it.
@@ -252,6 +276,7 @@ fn a_file_that_is_applied_again_because_a_node_failed_keeps_the_version() {
         want: Want::default(),
         declared: true,
         unsaid: false,
+        away: Default::default(),
     };
     // Both are planned from the start: who is away keeps nobody from trying again.
     for (version, expected, targets) in [(5, Some(digest(7)), ids(&[1, 2])), (4, None, vec![])] {
@@ -279,6 +304,7 @@ fn a_round_that_began_with_those_on_their_way_goes_on_as_it_began() {
         want: Want::default(),
         declared: true,
         unsaid: false,
+        away: Default::default(),
     };
     let mut world = World::new();
     world.check_taken([held(1, 7)]);
@@ -307,6 +333,7 @@ fn a_round_with_a_version_keeps_how_the_model_is_wished_for() {
         want: want.clone(),
         declared: true,
         unsaid: false,
+        away: Default::default(),
     };
     let mut world = World::after([asked]);
     world.ask(fix(7, None, How::Found));
@@ -381,6 +408,22 @@ fn a_history_counts_on_and_notes_no_version_twice_in_a_row() {
         by: "admin".to_owned(),
     };
     assert_eq!(read::version(&world.view, &name(), 2), Ok(Some(noted)));
+}
+
+#[test]
+fn a_version_is_by_the_node_that_brought_it_and_not_by_the_leader_that_notes_it() {
+    let check = |mut world: World, expected: &str| {
+        world.check(note(8), Answer::Done);
+        let noted = read::version(&world.view, &name(), 1).expect("readable").expect("it is noted");
+        assert_eq!(noted.by, expected);
+    };
+    check(World::after([held(3, 8)]).at_version(5), "node/3");
+    check(World::after([held(3, 8)]).at_version(4), "admin");
+    check(World::with_copies().at_version(5), "admin");
+    let mut world = World::with_copies();
+    let round = world.ask(ask(Replicas::Count(2)));
+    world.check_taken([plan(round, 2, &[1, 2]), resolve(round, 2, 8), held(1, 8), held(2, 8)]);
+    check(world.at_version(5), "node/2");
 }
 
 #[test]
