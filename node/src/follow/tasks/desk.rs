@@ -203,11 +203,11 @@ mod tests {
 
     #[test]
     fn the_first_have_the_highest_priority_and_a_node_works_at_so_many() {
-        let mut tasks: Vec<Task> = (1..=10).map(|number| working(number, 2, 1)).collect();
-        tasks[9].priority = 9;
+        let mut tasks: Vec<Task> = (1..=100).map(|number| working(number, 2, 1)).collect();
+        tasks[99].priority = 9;
         let all = deeds(&tasks, &[(1, 1, Stage::Works)]);
         assert_eq!(all.len(), TASKS_PER_NODE_MAX - 1);
-        assert_eq!(all[..2], ["begin 10", "begin 2"]);
+        assert_eq!(all[..2], ["begin 100", "begin 2"]);
     }
 
     #[test]
