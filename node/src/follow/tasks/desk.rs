@@ -112,7 +112,9 @@ pub(super) fn outcome(answer: Result<Value, ToolError>, repeatable: bool, cancel
             })
         }
         // Only what says so has ended it: after any other failure it is not cancelled, it failed.
-        Err(ToolError { code: ErrorCode::PullCancelled, .. }) if cancel_asked => Some(TaskOutcome::Cancelled),
+        Err(ToolError { code: ErrorCode::PullCancelled, message, .. }) if cancel_asked => {
+            Some(TaskOutcome::Cancelled { text: cut(&message) })
+        }
         Err(ToolError { code, .. }) if repeatable && passes(code) => None,
         Err(ToolError { code, message, next, .. }) => {
             Some(TaskOutcome::Failed { code, text: cut(&message), next: cut(&next) })
@@ -232,7 +234,8 @@ mod tests {
         let full = TaskOutcome::Failed { code: ErrorCode::DiskFull, text, next };
         assert_eq!(outcome(failed(ErrorCode::DiskFull), true, false), Some(full.clone()));
         assert_eq!(outcome(failed(ErrorCode::DiskFull), true, true), Some(full), "nobody has ended it");
-        assert_eq!(outcome(failed(ErrorCode::PullCancelled), true, true), Some(TaskOutcome::Cancelled));
+        let cancelled = TaskOutcome::Cancelled { text: "no room".to_owned() };
+        assert_eq!(outcome(failed(ErrorCode::PullCancelled), true, true), Some(cancelled));
         let large = outcome(Ok(json!("x".repeat(TASK_RESULT_BYTES_MAX))), true, false);
         assert!(matches!(large, Some(TaskOutcome::Failed { code: ErrorCode::BodyTooLarge, .. })), "{large:?}");
     }

@@ -436,7 +436,7 @@ pub enum Command {
         /// How it ended.
         outcome: TaskOutcome,
     },
-    /// A task shall end. Where a node works at it, that node ends it.
+    /// A task shall end. Where a node works at it, or a lost one did, whoever has it ends it.
     CancelTask {
         /// Which task.
         id: TaskId,

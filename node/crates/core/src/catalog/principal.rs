@@ -134,7 +134,12 @@ mod tests {
                 Command::NoteUse { node, day: 1, names: Vec::new() },
                 Command::NoteCopy { node, name: name(), round, course: Box::default() },
                 Command::TellTasks { node, tasks: Vec::new() },
-                Command::EndTask { node, id: TaskId([1; 16]), attempt: 1, outcome: TaskOutcome::Cancelled },
+                Command::EndTask {
+                    node,
+                    id: TaskId([1; 16]),
+                    attempt: 1,
+                    outcome: TaskOutcome::Cancelled { text: String::new() },
+                },
                 Command::SetLabels { node, own: true, set: Default::default(), unset: Vec::new() },
             ]
         };

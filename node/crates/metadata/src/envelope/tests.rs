@@ -189,7 +189,7 @@ fn task_commands() -> Vec<Command> {
         Command::TellTasks { node: NodeId(2), tasks: vec![told, silent] },
         end_task(TaskOutcome::Completed { result_json: "[]".into() }),
         end_task(TaskOutcome::Failed { code: ErrorCode::TaskNotFound, text, next }),
-        end_task(TaskOutcome::Cancelled),
+        end_task(TaskOutcome::Cancelled { text: "it stays".into() }),
         Command::CancelTask { id },
         Command::RetryTask { id },
         Command::AddStateKey { secret: SecretKey::new([7; 32]) },
@@ -456,7 +456,8 @@ fn golden_samples_of_tasks_and_of_a_key() {
     golden(end_task(TaskOutcome::Completed { result_json: "1".into() }), "d203", &format!("{ended} 2203 0a0131"));
     let failed = "2213 1211 0a09 6469736b5f66756c6c 120174 1a016e";
     golden(end_task(TaskOutcome::Failed { code, text, next }), "d203", &format!("{ended} {failed}"));
-    golden(end_task(TaskOutcome::Cancelled), "d203", &format!("{ended} 2202 1a00"));
+    golden(end_task(TaskOutcome::Cancelled { text: String::new() }), "d203", &format!("{ended} 2202 1a00"));
+    golden(end_task(TaskOutcome::Cancelled { text: "t".into() }), "d203", &format!("{ended} 2203 1a0174"));
     golden(Command::CancelTask { id }, "da03", &sevens);
     golden(Command::RetryTask { id }, "e203", &sevens);
     golden(Command::AddStateKey { secret: SecretKey::new([7; 32]) }, "ea03", &"07".repeat(32));

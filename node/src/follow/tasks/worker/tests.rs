@@ -91,14 +91,20 @@ async fn what_is_to_stop_hears_of_it_and_says_itself_how_it_ends() {
     })
     .await;
     assert_eq!(record.get(1).state, TaskState::Cancelled);
+    assert_eq!(record.get(1).progress.text, "it was ended");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_to_stop_before_it_began_is_not_begun() {
-    let (record, bench) = (MemRecord::new(OWN.0), endless());
-    record.put(Task { cancel_asked: true, ..given(1, 1) });
+async fn what_was_to_stop_before_this_node_had_it_is_ended_by_its_work() {
+    let record = MemRecord::new(OWN.0);
+    let bench = bench(|work: Work| async move {
+        assert!(work.cancelled.is_cancelled(), "from its beginning");
+        Err(ToolError::new(ErrorCode::PullCancelled, "what attempt 1 began was ended", ""))
+    });
+    record.put(Task { cancel_asked: true, ..given(1, 2) });
     beside(&record, &bench, sleep(SECOND)).await;
-    assert_eq!((record.get(1).state, bench.counts()), (TaskState::Cancelled, (0, 0)));
+    assert_eq!((record.get(1).state, bench.counts()), (TaskState::Cancelled, (1, 0)));
+    assert_eq!(record.get(1).progress.text, "what attempt 1 began was ended");
 }
 
 #[tokio::test(start_paused = true)]

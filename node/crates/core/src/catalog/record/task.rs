@@ -35,7 +35,7 @@ pub struct Task {
     pub attempt: u32,
     /// How often its node was lost since it was opened or asked for again.
     pub losses: u32,
-    /// Somebody asked the node that works at it to stop.
+    /// Somebody wants it to stop; whoever works at it, or has it next, ends it.
     pub cancel_asked: bool,
     /// How far it is.
     pub progress: TaskProgress,
@@ -111,7 +111,10 @@ pub enum TaskOutcome {
         next: String,
     },
     /// As [`TaskState::Cancelled`].
-    Cancelled,
+    Cancelled {
+        /// What is to be said of it, for people; it takes the place of how far it was. Empty: nothing.
+        text: String,
+    },
 }
 
 /// What a node tells of a task that it works at.
@@ -157,16 +160,22 @@ impl Task {
         Self { state, updated_at: now, due_at, ..self }
     }
 
-    /// What becomes of it when the node that works at it is lost; `None`: no node does.
+    /// In which attempt it was begun since it was opened or asked for again last. It is the same in all attempts in
+    /// which others go on after a loss, and another one when somebody asks for it again.
+    #[must_use]
+    pub const fn first_attempt(&self) -> u32 {
+        self.attempt.saturating_sub(self.losses)
+    }
+
+    /// What becomes of it when the node that works at it is lost; `None`: no node does. It is never cancelled by that:
+    /// what that node began may go on, and whoever has it next ends it where somebody wants it to.
     #[must_use]
     pub fn after_loss(self, now: Timestamp) -> Option<Self> {
         let TaskState::Working { node } = self.state else { return None };
-        if self.cancel_asked {
-            return Some(self.into_state(TaskState::Cancelled, now));
-        }
         let losses = self.losses.saturating_add(1);
         if self.repeatable && losses < TASK_ATTEMPTS_MAX {
-            let text = format!("node {node} was lost while it worked at it; it begins again");
+            let next = if self.cancel_asked { "another one ends it" } else { "it begins again" };
+            let text = format!("node {node} was lost while it worked at it; {next}");
             let progress = TaskProgress { text, ..TaskProgress::default() };
             return Some(Self { losses, progress, ..self }.into_state(TaskState::Queued, now));
         }
@@ -213,7 +222,7 @@ impl From<TaskOutcome> for TaskState {
         match outcome {
             TaskOutcome::Completed { result_json } => Self::Completed { result_json },
             TaskOutcome::Failed { code, text, next } => Self::Failed { code, text, next },
-            TaskOutcome::Cancelled => Self::Cancelled,
+            TaskOutcome::Cancelled { .. } => Self::Cancelled,
         }
     }
 }

@@ -156,7 +156,7 @@ fn any_task() -> impl Strategy<Value = Command> {
     let attempt = || 0..3_u32;
     let outcome = prop_oneof![
         Just(TaskOutcome::Completed { result_json: "1".to_owned() }),
-        Just(TaskOutcome::Cancelled),
+        Just(TaskOutcome::Cancelled { text: "t".to_owned() }),
         Just(TaskOutcome::Failed { code: ErrorCode::DiskFull, text: String::new(), next: String::new() }),
     ];
     let told = (id(), attempt(), 0..9_u64).prop_map(|(id, attempt, done)| {
