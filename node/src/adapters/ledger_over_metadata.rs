@@ -201,7 +201,7 @@ impl Ledger for LedgerOverMetadata {
     fn forget(&self, name: ModelName) -> BoxFuture<'static, Result<bool, LedgerError>> {
         let ledger = self.clone();
         async move {
-            match ledger.tell_own(Command::ForgetWish { name }).await {
+            match ledger.tell_own(Command::ForgetWish { name, round: None }).await {
                 Ok(()) => Ok(true),
                 Err(LedgerError::Refused(Refusal::WishNotFound(_))) => Ok(false),
                 Err(error) => Err(error),

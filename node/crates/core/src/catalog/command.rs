@@ -276,6 +276,8 @@ pub enum Command {
     ForgetWish {
         /// Which model.
         name: ModelName,
+        /// Only while this is its round: what others asked for since stays. Since cluster version 5.
+        round: Option<u64>,
     },
     /// A name shall stand for a version that is known. Begins a round with it, as [`Command::AskModel`] does without.
     /// Answers [`Answer::Wish`].
@@ -477,6 +479,8 @@ const DISK_FREE_VERSION: u32 = 5;
 pub const UNLESS_PINNED_VERSION: u32 = 5;
 /// The cluster version that is told when nobody said how many copies are wanted.
 pub const UNSAID_VERSION: u32 = 5;
+/// The cluster version that forgets a wish only in a round.
+const FORGET_ROUND_VERSION: u32 = 5;
 /// The cluster version that keeps tasks, and what requests with a key were answered.
 pub const TASKS_VERSION: u32 = 5;
 /// The cluster version that keeps keys for what clients carry.
@@ -584,6 +588,7 @@ impl Command {
             Self::AskModel { want, .. } if want.disk_free_bytes_min > 0 => DISK_FREE_VERSION,
             Self::AskModel { unsaid: true, .. } => UNSAID_VERSION,
             Self::DropCopies { unless_pinned: true, .. } => UNLESS_PINNED_VERSION,
+            Self::ForgetWish { round: Some(_), .. } => FORGET_ROUND_VERSION,
             Self::BindBlobs { .. }
             | Self::AskModel { .. }
             | Self::PlanPull { .. }

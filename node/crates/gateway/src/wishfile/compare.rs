@@ -144,7 +144,7 @@ impl Change {
                 let (replicas, want, insecure) = (replicas.clone(), want.clone(), *insecure);
                 Some(Command::AskModel { name, replicas, insecure, want, declared: true, unsaid: false })
             }
-            Self::Forget { .. } => Some(Command::ForgetWish { name }),
+            Self::Forget { .. } => Some(Command::ForgetWish { name, round: None }),
             Self::Pin { digest, .. } => Some(Command::PinModel { name, digest: Some(*digest) }),
             Self::Unpin { .. } => Some(Command::PinModel { name, digest: None }),
             Self::Same { .. } => None,

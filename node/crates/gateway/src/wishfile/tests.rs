@@ -329,7 +329,7 @@ fn each_change_is_one_command_and_a_registry_without_tls_stays_one() {
     let expected = [
         Command::PinModel { name: name("m"), digest: Some(PIN) },
         Command::AskModel { name: name("m"), replicas, insecure: true, want, declared: true, unsaid: false },
-        Command::ForgetWish { name: name("old") },
+        Command::ForgetWish { name: name("old"), round: None },
     ];
     assert_eq!(commands, expected);
     assert_eq!(Change::Unpin { name: name("m") }.command(), Some(Command::PinModel { name: name("m"), digest: None }));

@@ -125,7 +125,8 @@ fn wishes() -> Vec<Command> {
             kind: Default::default(),
         },
         Command::ResolveWish { node: NodeId(1), name: name(), round: 7, digest: Digest([3; 32]), size_bytes: 5 },
-        Command::ForgetWish { name: name() },
+        Command::ForgetWish { name: name(), round: None },
+        Command::ForgetWish { name: name(), round: Some(7) },
         Command::NoteVersion { name: name(), digest: Digest([4; 32]), size_bytes: 5, how: How::RolledBack { to: 3 } },
         Command::FixVersion {
             name: name(),
@@ -363,7 +364,8 @@ fn golden_samples_of_wishes_and_files() {
     let (code, text) = (ErrorCode::DiskFull, "t".to_owned());
     let tell = Command::TellPull { node, name: name(), round: 8, code, text };
     check(tell, "ca02", &format!("0802 12{named} 1808 2209 6469736b5f66756c6c 2a0174"));
-    check(Command::ForgetWish { name: name() }, "d202", &format!("0a{named}"));
+    check(Command::ForgetWish { name: name(), round: None }, "d202", &format!("0a{named}"));
+    check(Command::ForgetWish { name: name(), round: Some(8) }, "d202", &format!("0a{named} 1008"));
 
     let want = Want {
         labels: [("room".to_owned(), "a".to_owned())].into(),
@@ -493,7 +495,7 @@ fn what_this_release_does_not_know_is_an_error() {
     let replicas = Some(disk::Replicas { of: None });
     let asked = Stored::AskModel(disk::CommandAskModel { name: "m".to_owned(), replicas, ..Default::default() });
     assert_eq!(with(&|envelope| envelope.command = Some(asked.clone())), Err(EnvelopeError::Field("replicas")));
-    let forgotten = Stored::ForgetWish(disk::CommandForgetWish { name: "no name".to_owned() });
+    let forgotten = Stored::ForgetWish(disk::CommandForgetWish { name: "no name".to_owned(), round: 0 });
     assert_eq!(with(&|envelope| envelope.command = Some(forgotten.clone())), Err(EnvelopeError::Field("model name")));
 
     let version = || disk::CommandNoteVersion { name: "m".to_owned(), digest: vec![7; 32], ..Default::default() };

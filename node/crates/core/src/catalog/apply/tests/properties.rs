@@ -103,7 +103,7 @@ fn any_wish() -> impl Strategy<Value = Command> {
         2 => (node(), name(), any_id(), code).prop_map(|(node, name, round, code)| {
             Command::TellPull { node, name, round, code, text: String::new() }
         }),
-        1 => name().prop_map(|name| Command::ForgetWish { name }),
+        1 => (name(), proptest::option::of(any_id())).prop_map(|(name, round)| Command::ForgetWish { name, round }),
         1 => (node(), vec(blob, 0..3)).prop_map(|(node, blobs)| Command::BindBlobs { node, blobs }),
     ]
 }
