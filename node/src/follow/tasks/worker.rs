@@ -324,7 +324,8 @@ impl Course {
         let arguments = serde_json::from_str(&task.arguments_json).map_err(|_| unreadable("the arguments"))?;
         let work = Work {
             caller: Caller { principal, request: draw_request_id() },
-            attempt: task.attempt,
+            task: task.id,
+            begun: task.first_attempt(),
             progress: self.progress.clone(),
             cancelled: self.cancelled.clone(),
         };

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use ollamax_tools::mem::{MemLab, MemPorts};
 use ollamax_tools::views::{Model, TaskView};
 use ollamax_tools::{CallError, Caller, Catalogue, Families, Principal, Progress, Started};
-use ollamax_types::{ErrorCode, RequestId};
+use ollamax_types::{ErrorCode, RequestId, TaskId};
 
 use super::*;
 
@@ -48,7 +48,7 @@ async fn done(tool: &str, arguments: Value, is_cancelled: bool) -> (TaskView, Re
     let Ok(Started::Task(task)) = started else { panic!("{started:?}") };
     let asked = ports.tasks.asked(&task.id).expect("it was asked for");
     let (progress, cancelled) = (Progress::nobody(), Default::default());
-    let work = Work { caller: caller(), attempt: 1, progress, cancelled };
+    let work = Work { caller: caller(), task: TaskId([1; 16]), begun: 1, progress, cancelled };
     if is_cancelled {
         work.cancelled.cancel();
     }

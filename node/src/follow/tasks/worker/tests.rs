@@ -48,12 +48,13 @@ fn is_completed(record: &MemRecord, number: u8) -> bool {
 async fn what_is_given_to_this_node_is_done_once_and_nothing_else() {
     let record = MemRecord::new(OWN.0);
     let bench = bench(|work: Work| async move {
-        assert_eq!((work.attempt, work.caller.principal), (3, Principal::of_socket(7)));
+        assert_eq!((work.task, work.begun), (TaskId([3; 16]), 2), "others go on with what it began then");
+        assert_eq!(work.caller.principal, Principal::of_socket(7));
         Ok(json!({"nodes": ["a"]}))
     });
     record.put(task(1));
     record.put(Task { state: TaskState::Working { node: NodeId(3) }, ..task(2) });
-    record.put(given(3, 3));
+    record.put(Task { losses: 1, ..given(3, 3) });
     beside(&record, &bench, sleep(SECOND)).await;
     assert_eq!(record.get(3).state, TaskState::Completed { result_json: r#"{"nodes":["a"]}"#.to_owned() });
     assert_eq!((bench.counts(), record.counts()), ((1, 0), (0, 1)));
