@@ -12,7 +12,7 @@ use ollamax_core::catalog::{Answer, Command, Once, OnceKey, Refusal, Replicas, W
 use ollamax_metadata as metadata;
 use ollamax_metadata::{Committed, ProposeError};
 use ollamax_proto::v1;
-use ollamax_types::RequestId;
+use ollamax_types::{ErrorCode, RequestId};
 
 use super::Admin;
 use super::daemon::AdminError;
@@ -119,11 +119,16 @@ impl Admin {
     /// is which is wanted by now.
     ///
     /// # Errors
-    /// When it cannot be put on record.
+    /// When it cannot be put on record, and where it was there before and somebody ended it.
     pub async fn pull_by(&self, by: &By, asked: v1::PullRequest) -> Result<PullStates, AdminError> {
         let asked = v1::PullRequest { wait: true, ..asked };
         if self.answered(by).await?.is_some() {
-            tracing::debug!(model = asked.name, "what was asked for before is gone on with");
+            let name = parse(&asked.name)?;
+            if read::wish(&*self.metadata()?.view(), &name)?.is_none() {
+                let (what, why) = (format!("{name} is not wanted any more"), "somebody ended that meanwhile");
+                let next = format!("ollamax model pull {name} goes on where it stopped");
+                return Err(AdminError::new(ErrorCode::PullCancelled, what, why, next));
+            }
         }
         let states = Pulls(self.clone()).start(asked, &by.principal, by.once).await?;
         Ok(states.map(|state| state.map_err(|status| AdminError::from(&status))).boxed())
@@ -257,7 +262,7 @@ const fn is_once(command: &Command) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use ollamax_types::{ErrorCode, TaskId, Timestamp};
+    use ollamax_types::{TaskId, Timestamp};
 
     use super::*;
 
