@@ -110,6 +110,9 @@ async fn a_task_does_what_was_planned() {
     assert_eq!((result, made), (Err(ErrorCode::ModelNotFound), Vec::new()));
     let (_, result, _) = done("pull_model", json!({"name": "m"}), true).await;
     assert_eq!(result, Err(ErrorCode::PullCancelled));
+    // What it began is ended, also where no node has the model any more.
+    let (_, result, made) = done("place_model", json!({"name": "none", "all": true}), true).await;
+    assert_eq!((result, made.len()), (Err(ErrorCode::PullCancelled), 1));
 }
 
 #[tokio::test]
