@@ -96,6 +96,53 @@ async fn a_task_outlives_the_node_that_works_at_it() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_dead_node_began_is_not_asked_for_again_once_people_ended_it_and_ends_with_its_task() -> Result<()> {
+    let _turn = crate::turn().await;
+    let registry = FakeRegistry::start().await?;
+    let models = [("by-hand", model(155, WEIGHTS_BYTES)), ("by-task", model(156, WEIGHTS_BYTES))];
+    let mut holds = Vec::new();
+    for (name, model) in &models {
+        registry.push(name, model);
+        holds.push(registry.hold_after(model.weights.sha256(), WEIGHTS_BYTES / 2));
+    }
+    let cluster = start("tasks-ended", &registry).await?;
+    make_it_lead(&cluster, 0).await?;
+    let mut tasks = Vec::new();
+    for (name, _) in &models {
+        let asked = json!({"name": name, "nodes": ["n1", "n3"]});
+        let task = cluster.node(1).tools()?.begin("pull_model", &asked).await?;
+        let working = stands(&cluster, 1, &task.id, "working", PATIENCE).await?;
+        ensure!(working.node.as_deref() == Some("n2"), "{working:?}");
+        tasks.push(task.id);
+    }
+    wait::until("both to be asked for", PATIENCE, || async {
+        let asked = events(&cluster, 2, "model_asked").await?;
+        ensure!(asked.len() == 2, "{asked:?}");
+        anyhow::Ok(())
+    })
+    .await?;
+    cluster.kill(&[1]).await?;
+
+    let told = cluster.node(0).ollamax(&["model", "pull", "by-hand", "--cancel"], PATIENCE).await?;
+    ensure!(told.status.success(), "{told:?}");
+    cluster.node(2).tools()?.call("cancel_task", &json!({"id": tasks[1]})).await?;
+    let failed = stands(&cluster, 2, &tasks[0], "failed", RECOVERY).await?;
+    let code = failed.error.as_ref().map(|error| error.code.as_str());
+    ensure!(failed.attempt == 2 && code == Some("pull_cancelled"), "{failed:?}");
+    let cancelled = stands(&cluster, 2, &tasks[1], "cancelled", RECOVERY).await?;
+    ensure!(cancelled.attempt == 2 && cancelled.text.contains("was ended"), "{cancelled:?}");
+    let (asked, forgotten) = (events(&cluster, 2, "model_asked").await?, events(&cluster, 2, "wish_forgotten").await?);
+    ensure!((asked.len(), forgotten.len()) == (2, 2), "{asked:?} {forgotten:?}");
+
+    for hold in &holds {
+        hold.release();
+    }
+    cluster.restart(&[1]).await?;
+    cluster.converged(PATIENCE).await?;
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_call_with_a_key_is_one_task_and_one_wish_at_whichever_node() -> Result<()> {
     let _turn = crate::turn().await;
     let registry = FakeRegistry::start().await?;

@@ -1,17 +1,18 @@
 //! What tools change in the lab, over the administrator's own changes: the same guards, the same words, under the name
 //! of whoever calls.
 //!
-//! What takes long ends only where it is done, fails for good, or somebody has it end; whoever begins it again joins
-//! what is under way.
+//! What takes long ends only where it is done, fails for good, or somebody has it end. Its command has effect once in
+//! all attempts of its task: whoever begins it again joins what is under way, and goes on by what the record says then,
+//! also where people have changed that since. Who has it end ends what the task asked for, and nothing of others.
 
 use futures::FutureExt as _;
 use futures::stream::StreamExt as _;
 use tokio::time::sleep;
 
-use ollamax_core::catalog::{self, Location, read};
+use ollamax_core::catalog::{self, Fault, Location, Model, read};
 use ollamax_core::health::Health;
 use ollamax_core::placement::size_text;
-use ollamax_gateway::grpc::{Admin, AdminError, By};
+use ollamax_gateway::grpc::{Admin, AdminError, By, TakenBack};
 use ollamax_proto::v1;
 use ollamax_security::draw_request_id;
 use ollamax_tools::ports::{Answer, Changes, DeleteAsked, Deleted, EventView, PullAsked, Rescanned};
@@ -49,21 +50,21 @@ impl ChangesOverAdmin {
     }
 
     async fn pulled(self, work: Work, asked: PullAsked) -> Result<Vec<String>, ToolError> {
-        // It was to end, and that could not be put on record: it is not asked for anew before.
+        let (by, mut copies) = (by_work(&work, "pull"), Copies::default());
+        // It is to end from the start: a lost node began it, or that it ends could not be put on record.
         if work.cancelled.is_cancelled() {
-            return Err(self.ended(&asked.model).await);
+            return Err(self.ended(&by, &asked.model).await);
         }
-        let (by, mut copies) = (by_caller(&work.caller, None), Copies::default());
         let mut states = self.admin.pull_by(&by, pull_request(&asked)).await.map_err(refused)?;
         loop {
             let state = tokio::select! {
                 biased;
-                () = work.cancelled.cancelled() => return Err(self.ended(&asked.model).await),
+                () = work.cancelled.cancelled() => return Err(self.ended(&by, &asked.model).await),
                 state = states.next() => state,
             };
             match state {
                 Some(state) => {
-                    copies.note(state.map_err(refused)?);
+                    copies.note(state.map_err(|error| lasting(refused(error)))?);
                     let (done, total, text) = copies.so_far();
                     work.progress.tell(done, total, text);
                 }
@@ -72,13 +73,12 @@ impl ChangesOverAdmin {
         }
     }
 
-    /// Somebody has a pull end: nothing more of it comes.
-    async fn ended(&self, model: &str) -> ToolError {
-        if let Err(error) = self.admin.cancel_pull(model).await {
-            return refused(error);
+    /// Somebody has a pull end: nothing more comes of what was asked for here.
+    async fn ended(&self, by: &By, model: &str) -> ToolError {
+        match self.admin.take_back_by(by, model).await {
+            Ok(taken_back) => pull_ended(model, taken_back),
+            Err(error) => refused(error),
         }
-        let message = format!("the pull of {model} was ended; what came so far is kept");
-        ToolError::new(ErrorCode::PullCancelled, message, "call pull_model again: it goes on where it stopped")
     }
 
     /// What would come of a pull just now.
@@ -91,28 +91,26 @@ impl ChangesOverAdmin {
     }
 
     async fn deleted(self, work: Work, asked: DeleteAsked) -> Result<Deleted, ToolError> {
-        let (engines, name) = (self.engines()?, parse(&asked.model)?);
+        let (engines, name, by) = (self.engines()?, parse(&asked.model)?, by_work(&work, "delete"));
         if work.cancelled.is_cancelled() {
-            return Err(not_waited_for(&name));
+            let is_asked = self.admin.answered(&by).await.map_err(refused)?.is_some();
+            return Err(if is_asked { not_waited_for(&name) } else { not_deleted(&name) });
         }
-        let by = by_caller(&work.caller, None);
-        let told = match self.admin.remove_by(&by, &removal(&asked, false)).await {
-            Ok(told) => told,
-            // Whoever began it before has had them all removed.
-            Err(error) if error.code == ErrorCode::ModelNotFound && work.attempt > 1 => return Ok(Deleted::default()),
-            Err(error) => return Err(refused(error)),
-        };
+        let told = self.admin.remove_by(&by, &removal(&asked, false)).await.map_err(refused)?;
         let acts = told.plan.unwrap_or_default().acts;
+        // From here on this node knows what is to go, so that what it does not know of is to stay.
+        engines.metadata.read_barrier().await.map_err(|error| refused(error.into()))?;
         let mut changes = engines.metadata.changes();
         loop {
             changes.borrow_and_update();
-            let copies = read::locations_of(&*engines.metadata.view(), &name);
-            let copies = copies.map_err(|fault| refused(fault.into()))?;
+            let (copies, model) = on_record(&engines, &name).map_err(|fault| refused(fault.into()))?;
             let (gone, left): (Vec<_>, Vec<_>) = acts.iter().partition(|act| is_gone(act, &copies));
             let (done, total) = (gone.len() as u64, acts.len() as u64);
             work.progress.tell(done, Some(total), format!("{done} of {total} copies are gone"));
-            // A silent node removes its copy when it comes back; nobody waits for that.
-            if !left.iter().any(|act| is_heard(&engines, NodeId(act.node_id))) {
+            // A silent node removes its copy when it comes back; nobody waits for that, nor for what is wanted again.
+            let is_coming =
+                |act: &&v1::ActView| is_to_go(act, model.as_ref()) && is_heard(&engines, NodeId(act.node_id));
+            if !left.iter().any(is_coming) {
                 let bytes = gone.iter().map(|act| act.frees_bytes).sum();
                 return Ok(Deleted { nodes: gone.iter().map(|act| act.node_name.clone()).collect(), bytes });
             }
@@ -197,6 +195,11 @@ fn by_call(call: &Call) -> By {
     by_caller(&call.caller, call.once)
 }
 
+/// Who has a task's work done, with the key of one of its steps.
+fn by_work(work: &Work, step: &str) -> By {
+    by_caller(&work.caller, Some(work.once(step)))
+}
+
 /// A caller as the log names it.
 pub(super) fn by_caller(caller: &Caller, once: Option<OnceKey>) -> By {
     let once = once.map(|once| catalog::OnceKey { key: once.key, digest: once.digest });
@@ -253,8 +256,52 @@ fn is_gone(act: &v1::ActView, copies: &[Location]) -> bool {
     !copies.iter().any(|copy| copy.node.0 == act.node_id && copy.model.digest.0[..] == act.digest[..])
 }
 
+/// The copies of a model, and what is to become of them.
+fn on_record(engines: &MemberEngines, name: &ModelName) -> Result<(Vec<Location>, Option<Model>), Fault> {
+    let view = engines.metadata.view();
+    Ok((read::locations_of(&*view, name)?, read::model(&*view, name)?))
+}
+
+/// A failure of a pull that was asked for is on record, and does not pass while it is only followed: what looks as if
+/// it did passes when somebody asks anew.
+fn lasting(error: ToolError) -> ToolError {
+    match error.code {
+        ErrorCode::Overloaded | ErrorCode::NoQuorum | ErrorCode::OutcomeUnknown => {
+            ToolError { code: ErrorCode::PreconditionFailed, ..error }
+        }
+        _ => error,
+    }
+}
+
+/// Whether the copy is on record to go.
+fn is_to_go(act: &v1::ActView, model: Option<&Model>) -> bool {
+    let dropped = model.and_then(|model| model.drops.get(&NodeId(act.node_id)));
+    dropped.is_some_and(|dropped| dropped.digest.0[..] == act.digest[..])
+}
+
 fn is_heard(engines: &MemberEngines, node: NodeId) -> bool {
     node == engines.node || engines.scheduler.health(node) == Health::Alive
+}
+
+/// What is said of a pull that somebody had end.
+fn pull_ended(model: &str, taken_back: TakenBack) -> ToolError {
+    let again = "call pull_model again: it goes on where it stopped";
+    let (message, next) = match taken_back {
+        TakenBack::Ended => (format!("the pull of {model} was ended; what came so far is kept"), again),
+        TakenBack::Nothing => (format!("of this task's pull of {model} nothing is on record any more"), again),
+        TakenBack::Met => (format!("{model} is there already, and stays"), "delete_model deletes it"),
+        TakenBack::Stays => {
+            let message = format!("{model} stays wanted, since others asked for it too; the pull goes on for them");
+            (message, "ollamax model wishes shows it; ollamax model pull NAME --cancel ends it for all")
+        }
+    };
+    // The code by which work says that it was ended.
+    ToolError::new(ErrorCode::PullCancelled, message, next)
+}
+
+fn not_deleted(name: &ModelName) -> ToolError {
+    let message = format!("nothing of {name} was to go yet, and nothing does");
+    ToolError::new(ErrorCode::PullCancelled, message, "list_models_detailed shows what is there")
 }
 
 fn not_waited_for(name: &ModelName) -> ToolError {
@@ -316,6 +363,40 @@ mod tests {
         assert!(is_gone(&act(1, 7), &[copy(2, 7)]));
         assert!(is_gone(&act(1, 7), &[copy(1, 8)]));
         assert!(is_gone(&act(1, 7), &[]));
+    }
+
+    #[test]
+    fn a_copy_is_to_go_while_that_is_on_record_of_its_version() {
+        let (digest, at, by) = (Digest([7; 32]), Timestamp(1), "admin".to_owned());
+        let dropped = catalog::Drop { digest, at, by, insisted: false };
+        let model = Model::new("m".parse().expect("a name"), Timestamp(1));
+        let model = Model { drops: [(NodeId(1), dropped)].into(), ..model };
+        assert!(is_to_go(&act(1, 7), Some(&model)));
+        assert!(!is_to_go(&act(1, 8), Some(&model)), "another version came since");
+        assert!(!is_to_go(&act(2, 7), Some(&model)) && !is_to_go(&act(1, 7), None), "it is wanted again");
+    }
+
+    #[test]
+    fn what_a_node_put_on_record_is_not_waited_for_again_and_again() {
+        let check = |code: ErrorCode, expected: ErrorCode| {
+            let told = lasting(ToolError::new(code, "64 pulls wait already", "later"));
+            assert_eq!((told.code, told.message.as_str()), (expected, "64 pulls wait already"));
+        };
+        check(ErrorCode::Overloaded, ErrorCode::PreconditionFailed);
+        check(ErrorCode::DiskFull, ErrorCode::DiskFull);
+        check(ErrorCode::Draining, ErrorCode::Draining);
+    }
+
+    #[test]
+    fn whoever_ends_a_pull_is_told_what_goes_on() {
+        let check = |taken_back: TakenBack, expected: &str| {
+            let told = pull_ended("m", taken_back);
+            assert_eq!((told.code, told.message.as_str()), (ErrorCode::PullCancelled, expected));
+        };
+        check(TakenBack::Ended, "the pull of m was ended; what came so far is kept");
+        check(TakenBack::Nothing, "of this task's pull of m nothing is on record any more");
+        check(TakenBack::Met, "m is there already, and stays");
+        check(TakenBack::Stays, "m stays wanted, since others asked for it too; the pull goes on for them");
     }
 
     #[test]

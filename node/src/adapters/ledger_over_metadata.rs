@@ -18,8 +18,8 @@ use tokio_util::task::TaskTracker;
 use ollamax_blobs::BlobSpec;
 use ollamax_core::catalog::models::{holders, pin_of};
 use ollamax_core::catalog::{
-    Answer, BoundBlob, Command, CopyCourse, Fault, How, PlanKind, Refusal, Replicas, UNSAID_VERSION, View, Want, Wish,
-    places_kept, read,
+    Answer, BoundBlob, Command, CopyCourse, Fault, How, OnceKey, PlanKind, Refusal, Replicas, UNSAID_VERSION, View,
+    Want, Wish, places_kept, read,
 };
 use ollamax_core::health::Health;
 use ollamax_core::placement::{Planned, Site, Unfit, plan_pull};
@@ -66,16 +66,24 @@ impl LedgerOverMetadata {
     }
 
     /// A change that this node asks for on behalf of whoever this is.
-    async fn propose(&self, principal: &str, command: Command) -> Result<Answer, LedgerError> {
+    async fn propose(&self, principal: &str, command: Command, once: Option<OnceKey>) -> Result<Answer, LedgerError> {
         self.check_version(command.least_version())?;
-        let done = self.metadata.propose(draw_request_id(), principal, command).await;
+        let change = metadata::Change::new(draw_request_id(), principal, command);
+        let done = self.metadata.propose_change(metadata::Change { once, ..change }).await;
         let accepted = done.and_then(metadata::Committed::accepted).map_err(ledger_error)?;
         Ok(accepted.answer)
     }
 
     /// A change that this node asks for itself.
     async fn tell_own(&self, command: Command) -> Result<(), LedgerError> {
-        self.propose(&own_principal(self.metadata.node()), command).await.map(|_| ())
+        self.propose(&own_principal(self.metadata.node()), command, None).await.map(|_| ())
+    }
+
+    /// Whether this node knows that a question was asked before: then it is too late to judge it.
+    fn is_answered(&self, once: Option<&OnceKey>) -> Result<bool, LedgerError> {
+        let Some(OnceKey { key, .. }) = once else { return Ok(false) };
+        let held = read::once(&*self.metadata.view(), key).map_err(unreadable)?;
+        Ok(held.is_some_and(|held| held.ends_at > self.metadata.log_time()))
     }
 
     /// The leader checks this too; its answer from afar is only a text.
@@ -197,8 +205,10 @@ impl Ledger for LedgerOverMetadata {
             let away = if unsaid && knows_unsaid { Some(ledger.away_from(&ask.name)) } else { None };
             let command = asking(&ask, want, away);
             ledger.check_version(command.least_version())?;
-            ledger.check_placement(&ask, unsaid && knows_unsaid).await?;
-            match ledger.propose(&principal, command).await? {
+            if !ledger.is_answered(ask.once.as_ref())? {
+                ledger.check_placement(&ask, unsaid && knows_unsaid).await?;
+            }
+            match ledger.propose(&principal, command, ask.once).await? {
                 Answer::Wish { round } => Ok(round),
                 other => Err(LedgerError::Failed {
                     code: ErrorCode::Internal,
@@ -212,7 +222,7 @@ impl Ledger for LedgerOverMetadata {
     fn forget(&self, name: ModelName) -> BoxFuture<'static, Result<bool, LedgerError>> {
         let ledger = self.clone();
         async move {
-            match ledger.tell_own(Command::ForgetWish { name }).await {
+            match ledger.tell_own(Command::ForgetWish { name, round: None }).await {
                 Ok(()) => Ok(true),
                 Err(LedgerError::Refused(Refusal::WishNotFound(_))) => Ok(false),
                 Err(error) => Err(error),

@@ -27,7 +27,7 @@ mod why;
 
 pub use facts::{CopyFacts, Disk, Facts, ModelFacts, SiteFacts};
 pub use names::{FORGOTTEN_NAMES_MAX, NamesPlan, OldName, names_now};
-pub use removal::{Parting, Removal, removal};
+pub use removal::{Parting, Removal, going, removal};
 pub use rules::{PATTERN_BYTES_MAX, RULES_MAX, Rule, Rules, Then};
 pub use sharing::{Sharing, sharing};
 pub use why::{Reason, why};

@@ -136,7 +136,7 @@ mod tests {
         let with = |more: &[Task]| [&full[..], more].concat();
         check("elsewhere", &with(&[queued(1, 5, 1, "node/1")]), &[(1, true), (2, true)], &[(1, 2)]);
         check("nowhere", &with(&[queued(1, 5, 1, "node/1")]), &[(1, true)], &[]);
-        let many: Vec<Task> = (0..20).map(|number| queued(number, 5, u64::from(number), "node/2")).collect();
+        let many: Vec<Task> = (0..90).map(|number| queued(number, 5, u64::from(number), "node/2")).collect();
         let hosts = [Host { node: NodeId(1), is_fit: true }, Host { node: NodeId(2), is_fit: true }];
         let given = assign(&with(&many), &hosts);
         assert_eq!(given.len(), TASKS_PER_NODE_MAX, "the rest waits");

@@ -63,7 +63,7 @@ mod tools;
 mod upgrade;
 mod wishes;
 
-pub use changes::{By, PullStates};
+pub use changes::{By, PullStates, TakenBack};
 pub use daemon::{AdminError, Daemon, Engines, Facts, NotDone, Path, Phase};
 
 /// gRPC metadata key under which every answer, errors included, carries the id of its call.

@@ -136,7 +136,7 @@ fn encode_command(command: &Command) -> Stored {
             wishes::encode_resolved(node, &name, round, digest, size_bytes)
         }
         Command::TellPull { node, name, round, code, text } => wishes::encode_told(node, &name, round, code, text),
-        Command::ForgetWish { name } => wishes::encode_forgotten(&name),
+        Command::ForgetWish { name, round } => wishes::encode_forgotten(&name, round),
         Command::NoteCopy { node, name, round, course } => wishes::encode_course(node, &name, round, *course),
         Command::FixVersion { .. }
         | Command::NoteVersion { .. }

@@ -62,6 +62,15 @@ impl OnceKey {
         let key = blake3::Hasher::new_derive_key("ollamax, a round of a call").update(round.as_bytes()).finalize();
         Self { key: *key.as_bytes(), digest: of_canonical(arguments) }
     }
+
+    /// That of a step of a task's work, since the task was begun in this attempt. What a task was given never changes,
+    /// so there is nothing beside the key to compare.
+    pub(crate) fn of_step(task: TaskId, begun: u32, step: &str) -> Self {
+        let mut key = blake3::Hasher::new_derive_key("ollamax, a step of a task");
+        key.update(&task.0).update(&begun.to_le_bytes()).update(step.as_bytes());
+        let key = *key.finalize().as_bytes();
+        Self { key, digest: key }
+    }
 }
 
 /// Of the arguments as they were sent, but for the order of names.
@@ -146,6 +155,22 @@ mod tests {
         assert_eq!(id(1, 2), id(1, 2));
         for other in [id(1, 3), id(3, 2), id(2, 1)] {
             assert_ne!(id(1, 2), other);
+        }
+    }
+
+    #[test]
+    fn a_step_of_a_task_is_one_in_all_attempts_and_another_when_it_is_begun_anew() {
+        let (task, other) = (TaskId([1; 16]), TaskId([2; 16]));
+        let first = OnceKey::of_step(task, 1, "pull");
+        assert_eq!(OnceKey::of_step(task, 1, "pull"), first);
+        for key in [
+            OnceKey::of_step(task, 3, "pull"),
+            OnceKey::of_step(task, 1, "delete"),
+            OnceKey::of_step(other, 1, "pull"),
+            of(&json!({"name": "m", "idempotency_key": "pull"})),
+            OnceKey::of_round("pull", &json!({})),
+        ] {
+            assert_ne!(key.key, first.key);
         }
     }
 

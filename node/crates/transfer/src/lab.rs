@@ -224,7 +224,7 @@ impl Lab {
             }
         };
         let (name, asked_by) = (asked.name.clone(), asked.asked_by.clone());
-        let ask = Ask { name, replicas, is_said, want: None, insecure, version: None, asked_by };
+        let ask = Ask { name, replicas, is_said, want: None, insecure, version: None, asked_by, once: None };
         match self.handle.ask(ask).await {
             Ok(wish) => self.of_wish(asked, wish).await,
             // Nobody knows wishes.

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use ollamax_blobs::{BlobSpec, ChunkHash, Store};
-use ollamax_core::catalog::{CopyCourse, Refusal, Replicas, Want, Wish};
+use ollamax_core::catalog::{CopyCourse, OnceKey, Refusal, Replicas, Want, Wish};
 use ollamax_core::placement::Unfit;
 use ollamax_core::transfer_plan::Extent;
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Root, Timestamp};
@@ -332,6 +332,9 @@ pub struct Ask {
     pub version: Option<AskedVersion>,
     /// Who asks, for people.
     pub asked_by: String,
+    /// With it the question has effect once: whoever asks again gets the round of the first time, whatever has become
+    /// of that wish since.
+    pub once: Option<OnceKey>,
 }
 
 /// A version that some node has, and that shall be spread whatever a registry has of its name.

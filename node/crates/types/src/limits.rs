@@ -36,8 +36,9 @@ pub const TASK_APPROVAL_FOR: Duration = Duration::from_secs(3_600);
 pub const TASK_LEASE: Duration = Duration::from_secs(10);
 /// Most tasks that one command tells of.
 pub const TASKS_TOLD_MAX: usize = 64;
-/// Most tasks that one node works at.
-pub const TASKS_PER_NODE_MAX: usize = 8;
+/// Most tasks that one node works at: as many as one command tells of, since most of them wait for bytes that others
+/// move.
+pub const TASKS_PER_NODE_MAX: usize = TASKS_TOLD_MAX;
 /// Most answers that are kept for requests with a key.
 pub const ONCE_MAX: u64 = 16_384;
 /// How long the answer to a request with a key is kept.
@@ -60,6 +61,8 @@ pub const ADDRESSES_MAX: usize = 16;
 pub const PEER_MESSAGE_BYTES_MAX: usize = GATEWAY_BODY_BYTES_MAX + (1 << 20);
 /// Largest encoded command in the log.
 pub const COMMAND_BYTES_MAX: usize = 3 << 19;
+// All tasks of a node are told of in one command, with the longest texts.
+const _: () = assert!(TASKS_TOLD_MAX * (TASK_TEXT_BYTES_MAX + 64) <= COMMAND_BYTES_MAX);
 /// Most conditions, and most operations of either list, in one transaction.
 pub const TXN_OPS_MAX: usize = 128;
 /// Most bytes of values that the reads of one transaction may answer; larger ones are read by themselves.

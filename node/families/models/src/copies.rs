@@ -131,7 +131,11 @@ pub(crate) fn tools(ports: &Ports) -> Result<Vec<Tool>, DeclarationError> {
     let place = Tool::work(
         PLACE_MODEL,
         move |_: &Call, asked: &Place| planned(asked.wish(&*plan_lab), |asked| plans.plan_pull(asked)),
-        move |work: Work, asked: Place| fetch(Arc::clone(&places), work, asked.wish(&*lab)).boxed(),
+        move |work: Work, asked: Place| {
+            // What is to end needs no model: there may be none any more.
+            let wish = if work.cancelled.is_cancelled() { asked.said() } else { asked.wish(&*lab) };
+            fetch(Arc::clone(&places), work, wish).boxed()
+        },
     )?
     .checked(|asked: &Place| asked.said().map(|_| ()));
     let (plans, deletions) = (Arc::clone(changes), Arc::clone(changes));

@@ -73,7 +73,16 @@ impl Look {
         let holders = holders(None, pin_of(&*view, name)?, &read::locations_of(&*view, name)?);
         let want = read::wish(&*view, name)?.map(|wish| wish.want);
         let (name, asked_by) = (name.clone(), String::new());
-        let ask = Ask { name: name.clone(), replicas, is_said: true, insecure: false, want, version: None, asked_by };
+        let ask = Ask {
+            name: name.clone(),
+            replicas,
+            is_said: true,
+            insecure: false,
+            want,
+            version: None,
+            asked_by,
+            once: None,
+        };
         let planned = plan_pull(&not_asked_yet(&ask), &sites.with_holders(&holders), None);
         Ok(Self { name, holders, planned })
     }

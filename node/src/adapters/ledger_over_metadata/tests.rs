@@ -2,6 +2,7 @@
 
 use ollamax_core::catalog::mem::MemView;
 use ollamax_core::catalog::{CLUSTER_VERSION, Cordon, Failure, Key, Location, Model, Mutation, Pin, Plan, Record};
+use ollamax_scheduler::RuntimeReport;
 use ollamax_types::{ModelRecord, SpareRule};
 
 use super::*;
@@ -165,7 +166,7 @@ fn whoever_asks_is_one_word_in_the_log() {
 
 fn asked() -> Ask {
     let (replicas, asked_by) = (Replicas::Nodes(vec![NODE]), "admin".to_owned());
-    Ask { name: name(), replicas, is_said: true, want: None, insecure: false, version: None, asked_by }
+    Ask { name: name(), replicas, is_said: true, want: None, insecure: false, version: None, asked_by, once: None }
 }
 
 #[test]
@@ -286,6 +287,29 @@ async fn a_question_without_a_word_of_places_joins_the_wish_that_is_on_record() 
     let unsaid = Ask { replicas: Replicas::Count(2), is_said: false, ..asked() };
     assert_eq!(ledger.ask(unsaid).await, Ok(round));
     assert_eq!(ledger.plan(&name()).map(|wish| wish.replicas), Some(Replicas::Nodes(vec![NODE])));
+    drop(ledger);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_question_with_a_key_is_asked_once_whatever_became_of_its_wish() {
+    let world = World::start(CLUSTER_VERSION).await;
+    let ledger = ledger_of(&world);
+    world.let_models_in(1 << 40);
+    let keyed = Ask { once: Some(OnceKey { key: [1; 32], digest: [2; 32] }), ..asked() };
+    let round = ledger.ask(keyed.clone()).await.expect("asked");
+    assert_eq!(ledger.forget(name()).await, Ok(true));
+    // What was asked before is not judged again.
+    world.scheduler.set_runtime(RuntimeReport::default());
+    assert!(matches!(ledger.ask(asked()).await, Err(LedgerError::Impossible { .. })));
+    assert_eq!(ledger.ask(keyed.clone()).await, Ok(round), "the answer of the first time");
+    assert_eq!(ledger.plan(&name()), None, "and what somebody ended stays so");
+    world.let_models_in(1 << 40);
+    let other = ledger.ask(Ask { replicas: Replicas::Count(1), once: None, ..asked() }).await.expect("asked");
+    assert_eq!(ledger.ask(keyed.clone()).await, Ok(round));
+    assert_eq!(ledger.plan(&name()).map(|wish| (wish.round, wish.replicas)), Some((other, Replicas::Count(1))));
+    let anew = Ask { once: Some(OnceKey { key: [3; 32], digest: [2; 32] }), ..keyed };
+    assert!(ledger.ask(anew).await.expect("asked") > other, "another key is another question");
     drop(ledger);
     world.finish().await;
 }

@@ -112,7 +112,9 @@ pub(super) fn outcome(answer: Result<Value, ToolError>, repeatable: bool, cancel
             })
         }
         // Only what says so has ended it: after any other failure it is not cancelled, it failed.
-        Err(ToolError { code: ErrorCode::PullCancelled, .. }) if cancel_asked => Some(TaskOutcome::Cancelled),
+        Err(ToolError { code: ErrorCode::PullCancelled, message, .. }) if cancel_asked => {
+            Some(TaskOutcome::Cancelled { text: cut(&message) })
+        }
         Err(ToolError { code, .. }) if repeatable && passes(code) => None,
         Err(ToolError { code, message, next, .. }) => {
             Some(TaskOutcome::Failed { code, text: cut(&message), next: cut(&next) })
@@ -203,11 +205,11 @@ mod tests {
 
     #[test]
     fn the_first_have_the_highest_priority_and_a_node_works_at_so_many() {
-        let mut tasks: Vec<Task> = (1..=10).map(|number| working(number, 2, 1)).collect();
-        tasks[9].priority = 9;
+        let mut tasks: Vec<Task> = (1..=100).map(|number| working(number, 2, 1)).collect();
+        tasks[99].priority = 9;
         let all = deeds(&tasks, &[(1, 1, Stage::Works)]);
         assert_eq!(all.len(), TASKS_PER_NODE_MAX - 1);
-        assert_eq!(all[..2], ["begin 10", "begin 2"]);
+        assert_eq!(all[..2], ["begin 100", "begin 2"]);
     }
 
     #[test]
@@ -232,7 +234,8 @@ mod tests {
         let full = TaskOutcome::Failed { code: ErrorCode::DiskFull, text, next };
         assert_eq!(outcome(failed(ErrorCode::DiskFull), true, false), Some(full.clone()));
         assert_eq!(outcome(failed(ErrorCode::DiskFull), true, true), Some(full), "nobody has ended it");
-        assert_eq!(outcome(failed(ErrorCode::PullCancelled), true, true), Some(TaskOutcome::Cancelled));
+        let cancelled = TaskOutcome::Cancelled { text: "no room".to_owned() };
+        assert_eq!(outcome(failed(ErrorCode::PullCancelled), true, true), Some(cancelled));
         let large = outcome(Ok(json!("x".repeat(TASK_RESULT_BYTES_MAX))), true, false);
         assert!(matches!(large, Some(TaskOutcome::Failed { code: ErrorCode::BodyTooLarge, .. })), "{large:?}");
     }

@@ -9,7 +9,7 @@ use futures::future::{BoxFuture, ready};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use ollamax_core::catalog::{Answer, Command, Fault, Refusal, Task, TaskProgress, TaskState};
+use ollamax_core::catalog::{Answer, Command, Fault, Refusal, Task, TaskOutcome, TaskProgress, TaskState};
 use ollamax_core::tasks::Host;
 use ollamax_metadata::{Committed, ProposeError};
 use ollamax_tools::ToolError;
@@ -182,6 +182,9 @@ impl State {
             Command::EndTask { node, id, attempt, outcome } => {
                 let own = self.tasks.get_mut(id).filter(|task| task.is_with(*node, *attempt));
                 let Some(task) = own else { return Answer::Refused(Refusal::TaskMoved(*id)) };
+                if let TaskOutcome::Cancelled { text } = outcome {
+                    task.progress.text.clone_from(text);
+                }
                 task.state = outcome.clone().into();
                 Answer::Done
             }

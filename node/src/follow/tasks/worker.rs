@@ -183,6 +183,10 @@ impl Worker {
     fn begin(&mut self, task: Task) {
         let (progress, steps) = Progress::channel();
         let (gone, cancelled) = (CancellationToken::new(), CancellationToken::new());
+        // Whoever had it before may have begun something that its work must end.
+        if task.cancel_asked {
+            cancelled.cancel();
+        }
         let (id, number) = (task.id, self.begun);
         self.begun += 1;
         let held = Held { attempt: task.attempt, stage: Stage::Works };
@@ -328,8 +332,7 @@ impl Course {
             if let Err(error) = &answer {
                 tracing::debug!(task = %self.task.id, code = %error.code, %error, "work at a task failed");
             }
-            let cancel_asked = self.task.cancel_asked || self.cancelled.is_cancelled();
-            let outcome = desk::outcome(answer, self.task.repeatable, cancel_asked);
+            let outcome = desk::outcome(answer, self.task.repeatable, self.cancelled.is_cancelled());
             if outcome.is_some() {
                 return outcome;
             }
@@ -339,9 +342,6 @@ impl Course {
 
     async fn answer(&self) -> Result<Value, ToolError> {
         let task = &self.task;
-        if task.cancel_asked {
-            return Err(ToolError::new(ErrorCode::PullCancelled, "it was ended before it was begun", ""));
-        }
         let unreadable = |what: &str| {
             let message = format!("{what} of the task cannot be read");
             ToolError::new(ErrorCode::Internal, message, "ollamax logs --level error")
@@ -350,7 +350,8 @@ impl Course {
         let arguments = serde_json::from_str(&task.arguments_json).map_err(|_| unreadable("the arguments"))?;
         let work = Work {
             caller: Caller { principal, request: draw_request_id() },
-            attempt: task.attempt,
+            task: task.id,
+            begun: task.first_attempt(),
             progress: self.progress.clone(),
             cancelled: self.cancelled.clone(),
         };

@@ -218,7 +218,7 @@ fn execute(scene: &Scene<'_>) -> Step {
         Command::TellPull { node, name, round, code, text } => {
             wishes::tell(scene, *node, wishes::Round { name, number: *round }, *code, text)
         }
-        Command::ForgetWish { name } => wishes::forget(scene, name),
+        Command::ForgetWish { name, round } => wishes::forget(scene, name, *round),
         Command::ForgetBlobs { before, after, limit } => blobs::forget(scene, *before, *after, *limit),
         Command::ForgetNames { before, names } => names::forget(scene, *before, names),
         Command::SetLabels { node, own, set, unset } => places::set_labels(scene, *node, *own, set, unset),

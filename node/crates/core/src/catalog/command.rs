@@ -279,6 +279,8 @@ pub enum Command {
     ForgetWish {
         /// Which model.
         name: ModelName,
+        /// Only while this is its round: what others asked for since stays. Since cluster version 5.
+        round: Option<u64>,
     },
     /// A name shall stand for a version that is known. Begins a round with it, as [`Command::AskModel`] does without.
     /// Answers [`Answer::Wish`].
@@ -441,7 +443,7 @@ pub enum Command {
         /// How it ended.
         outcome: TaskOutcome,
     },
-    /// A task shall end. Where a node works at it, that node ends it.
+    /// A task shall end. Where a node works at it, or a lost one did, whoever has it ends it.
     CancelTask {
         /// Which task.
         id: TaskId,
@@ -484,6 +486,8 @@ const DISK_FREE_VERSION: u32 = 5;
 pub const UNLESS_PINNED_VERSION: u32 = 5;
 /// The cluster version that is told when nobody said how many copies are wanted.
 pub const UNSAID_VERSION: u32 = 5;
+/// The cluster version that forgets a wish only in a round.
+const FORGET_ROUND_VERSION: u32 = 5;
 /// The cluster version that keeps tasks, and what requests with a key were answered.
 pub const TASKS_VERSION: u32 = 5;
 /// The cluster version that keeps keys for what clients carry.
@@ -592,6 +596,7 @@ impl Command {
             Self::AskModel { unsaid: true, .. } => UNSAID_VERSION,
             Self::AskModel { away, .. } if !away.is_empty() => UNSAID_VERSION,
             Self::DropCopies { unless_pinned: true, .. } => UNLESS_PINNED_VERSION,
+            Self::ForgetWish { round: Some(_), .. } => FORGET_ROUND_VERSION,
             Self::BindBlobs { .. }
             | Self::AskModel { .. }
             | Self::PlanPull { .. }

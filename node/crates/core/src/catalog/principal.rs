@@ -53,6 +53,12 @@ pub fn node_of(stamped: &str) -> Option<NodeId> {
     id.split_once(' ').map_or(id, |(id, _)| id).parse().ok()
 }
 
+/// For whom a principal of the log asks: whom the node in front speaks for, else who stands there.
+#[must_use]
+pub fn asker_of(stamped: &str) -> &str {
+    stamped.split_once(" for ").map_or(stamped, |(_, asker)| asker)
+}
+
 /// Checks that `node` does not say of another what only that one can know: its addresses, its models, which files it
 /// has read, which models it uses, the labels that it gives itself, and how it fares with a wish or a task.
 ///
@@ -134,7 +140,12 @@ mod tests {
                 Command::NoteUse { node, day: 1, names: Vec::new() },
                 Command::NoteCopy { node, name: name(), round, course: Box::default() },
                 Command::TellTasks { node, tasks: Vec::new() },
-                Command::EndTask { node, id: TaskId([1; 16]), attempt: 1, outcome: TaskOutcome::Cancelled },
+                Command::EndTask {
+                    node,
+                    id: TaskId([1; 16]),
+                    attempt: 1,
+                    outcome: TaskOutcome::Cancelled { text: String::new() },
+                },
                 Command::SetLabels { node, own: true, set: Default::default(), unset: Vec::new() },
             ]
         };
@@ -148,7 +159,7 @@ mod tests {
             Command::RemoveMember { node: NodeId(7) },
             Command::PlanPull { name: name(), round: 1, ingester, targets, kind: Default::default() },
             Command::SetLabels { node: NodeId(7), own: false, set: Default::default(), unset: Vec::new() },
-            Command::ForgetWish { name: name() },
+            Command::ForgetWish { name: name(), round: None },
             Command::AssignTask { id: TaskId([1; 16]), node: NodeId(7) },
             Command::CancelTask { id: TaskId([1; 16]) },
         ] {

@@ -58,6 +58,24 @@ pub fn removal(view: &dyn View, name: &ModelName, nodes: &[NodeId], force: bool)
     Ok(removal)
 }
 
+/// What is still to go from these nodes, or from all if there are none, since somebody asked for that before.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn going(view: &dyn View, name: &ModelName, nodes: &[NodeId]) -> Result<Vec<Parting>, Fault> {
+    let Some(model) = read::model(view, name)? else { return Ok(Vec::new()) };
+    let mut going = Vec::new();
+    for copy in read::locations_of(view, name)? {
+        let (node, digest, size_bytes) = (copy.node, copy.model.digest, copy.model.size_bytes);
+        if (nodes.is_empty() || nodes.contains(&node)) && model.drop_of(node, digest).is_some() {
+            let frees_bytes = if is_shared(view, &copy)? { 0 } else { size_bytes };
+            going.push(Parting { node, digest, size_bytes, frees_bytes });
+        }
+    }
+    going.sort_by_key(|parting| parting.node);
+    Ok(going)
+}
+
 /// Whether another model of the node stands on the same weights.
 fn is_shared(view: &dyn View, copy: &Location) -> Result<bool, Fault> {
     let own = copy.model.name.key();
@@ -119,6 +137,20 @@ mod tests {
         let model = Model { drops: BTreeMap::from([(NodeId(3), dropped)]), ..Model::new(named("m"), Timestamp(1)) };
         view.write(&[Mutation::Put(Key::Model(named("m").key()), Record::Model(Box::new(model)))]);
         view
+    }
+
+    #[test]
+    fn what_is_still_to_go_is_what_somebody_asked_to_remove_before() {
+        let check = |nodes: &[u64], expected: &[(u64, u64)]| {
+            let nodes: Vec<NodeId> = nodes.iter().copied().map(NodeId).collect();
+            let found = going(&state(), &named("m"), &nodes).expect("readable");
+            let found: Vec<(u64, u64)> = found.iter().map(|parting| (parting.node.0, parting.frees_bytes)).collect();
+            assert_eq!(found, expected, "{nodes:?}");
+        };
+        check(&[], &[(3, 10)]);
+        check(&[1, 3], &[(3, 10)]);
+        check(&[1, 2], &[]);
+        assert_eq!(going(&state(), &named("other"), &[]), Ok(vec![]), "nobody asked for that");
     }
 
     #[test]

@@ -7,11 +7,12 @@
 
 use futures::stream::{BoxStream, StreamExt as _};
 
-use ollamax_core::catalog::{Answer, Command, OnceKey, Replicas, read};
+use ollamax_core::catalog::principal::asker_of;
+use ollamax_core::catalog::{Answer, Command, Once, OnceKey, Refusal, Replicas, Wish, read};
 use ollamax_metadata as metadata;
 use ollamax_metadata::{Committed, ProposeError};
 use ollamax_proto::v1;
-use ollamax_types::RequestId;
+use ollamax_types::{ErrorCode, RequestId};
 
 use super::Admin;
 use super::daemon::AdminError;
@@ -19,6 +20,7 @@ use super::events::{event, lost};
 use super::pulls::{Pulls, parse};
 use super::registry::phasing;
 use super::tokens::shown_here;
+use crate::order;
 
 /// How often a change is sent, each time with the time that a change has: long enough for another leader.
 const ATTEMPTS_MAX: u32 = 3;
@@ -32,6 +34,19 @@ pub struct By {
     pub principal: String,
     /// What makes it have effect once, if anything.
     pub once: Option<OnceKey>,
+}
+
+/// What became of what was asked for of a model, when it was to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TakenBack {
+    /// It is not wanted any more.
+    Ended,
+    /// There is nothing to end: it was never asked for, or somebody ended it before.
+    Nothing,
+    /// All that were to have the model do, and it stays so.
+    Met,
+    /// Others wanted the model before, or want it since, so it stays wanted.
+    Stays,
 }
 
 /// How far nodes are with a model, as an administrator hears it.
@@ -110,14 +125,35 @@ impl Admin {
         self.change_by(by, Command::SetDrained { node, drained }).await
     }
 
-    /// Puts on record that a model is wanted, and tells how far all nodes are, until it is over on each. A failure is
-    /// the last word.
+    /// What a request with this key was answered, where that was before now.
     ///
     /// # Errors
-    /// When it cannot be put on record.
+    /// When no majority says what is newest, or the state cannot be read.
+    pub async fn answered(&self, by: &By) -> Result<Option<Once>, AdminError> {
+        let Some(OnceKey { key, .. }) = by.once else { return Ok(None) };
+        let metadata = self.metadata()?;
+        metadata.read_barrier().await?;
+        let held = read::once(&*metadata.view(), &key)?;
+        Ok(held.filter(|held| held.ends_at > metadata.log_time()))
+    }
+
+    /// Puts on record that a model is wanted, and tells how far all nodes are, until it is over on each. A failure is
+    /// the last word. What was asked for before with the same key is not asked for again: what is told is how far that
+    /// is which is wanted by now.
+    ///
+    /// # Errors
+    /// When it cannot be put on record, and where it was there before and somebody ended it.
     pub async fn pull_by(&self, by: &By, asked: v1::PullRequest) -> Result<PullStates, AdminError> {
         let asked = v1::PullRequest { wait: true, ..asked };
-        let states = Pulls(self.clone()).start(asked, &by.principal).await?;
+        if self.answered(by).await?.is_some() {
+            let name = parse(&asked.name)?;
+            if read::wish(&*self.metadata()?.view(), &name)?.is_none() {
+                let (what, why) = (format!("{name} is not wanted any more"), "somebody ended that meanwhile");
+                let next = format!("ollamax model pull {name} goes on where it stopped");
+                return Err(AdminError::new(ErrorCode::PullCancelled, what, why, next));
+            }
+        }
+        let states = Pulls(self.clone()).start(asked, &by.principal, by.once).await?;
         Ok(states.map(|state| state.map_err(|status| AdminError::from(&status))).boxed())
     }
 
@@ -129,22 +165,45 @@ impl Admin {
         Pulls(self.clone()).wanted(&self.metadata()?, &parse(&asked.name)?, asked)
     }
 
-    /// Ends what is wanted of a model while it is on its way; what came so far is kept. Whether there was anything.
+    /// Ends what a request with this key asked for of a model, while it is on its way and nobody else's; what came so
+    /// far is kept.
     ///
     /// # Errors
     /// When that cannot be put on record.
-    pub async fn cancel_pull(&self, name: &str) -> Result<bool, AdminError> {
-        let asked = v1::CancelPullRequest { name: name.to_owned(), node: String::new() };
-        Ok(Pulls(self.clone()).cancel(asked).await?.found)
+    pub async fn take_back_by(&self, by: &By, name: &str) -> Result<TakenBack, AdminError> {
+        let (name, answered, metadata) = (parse(name)?, self.answered(by).await?, self.metadata()?);
+        let view = metadata.view();
+        let round = match own_round(answered.as_ref(), read::wish(&*view, &name)?.as_ref(), &by.principal) {
+            Ok(round) => round,
+            Err(not_its_own) => return Ok(not_its_own),
+        };
+        if order::is_met(&*view, &name)? {
+            return Ok(TakenBack::Met);
+        }
+        // Doing this twice does it once: the round passes.
+        let by = By { once: None, ..by.clone() };
+        let committed = committed(&metadata, &by, &Command::ForgetWish { name, round: Some(round) }).await?;
+        let taken_back = match committed.answer {
+            Answer::Refused(Refusal::WishNotFound(_)) => TakenBack::Nothing,
+            Answer::Refused(Refusal::RoundPassed { .. }) => TakenBack::Stays,
+            Answer::Refused(refusal) => return Err(refusal.into()),
+            _ => TakenBack::Ended,
+        };
+        shown_here(&metadata, committed.revision).await;
+        Ok(taken_back)
     }
 
-    /// Removes copies, or only says which would go.
+    /// Removes copies, or only says which would go. What was removed before with the same key is not removed again: it
+    /// is told what is still to go of it.
     ///
     /// # Errors
     /// When a guard forbids it, and as [`Admin::change_by`].
     pub async fn remove_by(&self, by: &By, asked: &v1::RemoveModelRequest) -> Result<v1::RemoveModelReply, AdminError> {
         if asked.dry_run {
             return Pulls(self.clone()).remove_copies(by.request.clone(), asked, false).await;
+        }
+        if self.answered(by).await?.is_some() {
+            return Pulls(self.clone()).going(asked);
         }
         let (command, told, refusal) = Pulls(self.clone()).removing(asked, false).await?;
         if let Some(refusal) = refusal {
@@ -177,6 +236,15 @@ impl Admin {
         }
         Ok(kept)
     }
+}
+
+/// The round in which is wanted what a request asked for, and nobody but whoever made it.
+fn own_round(once: Option<&Once>, wish: Option<&Wish>, asker: &str) -> Result<u64, TakenBack> {
+    let (Some(Once { answer: Answer::Wish { round }, is_shared, .. }), Some(wish)) = (once, wish) else {
+        return Err(TakenBack::Nothing);
+    };
+    let is_own = wish.round == *round && !wish.declared && asker_of(&wish.asked_by) == asker;
+    if is_own && !*is_shared { Ok(*round) } else { Err(TakenBack::Stays) }
 }
 
 /// Sends a change until it is answered, as often as that is harmless.
@@ -217,9 +285,52 @@ const fn is_once(command: &Command) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use ollamax_types::{ErrorCode, TaskId};
+    use ollamax_types::{TaskId, Timestamp};
 
     use super::*;
+
+    #[test]
+    fn a_request_ends_what_it_asked_for_alone_and_nobody_elses() {
+        let once = |answer: Answer, is_shared: bool| Once {
+            digest: [1; 32],
+            revision: 7,
+            term: 1,
+            answer,
+            is_shared,
+            ends_at: Timestamp(9),
+        };
+        let own = || Some(once(Answer::Wish { round: 7 }, false));
+        let wish = |round: u64, asked_by: &str, declared: bool| Wish {
+            name: "m".parse().expect("a name"),
+            round,
+            insecure: false,
+            replicas: Replicas::Count(2),
+            digest: None,
+            size_bytes: 0,
+            plan: None,
+            failures: Default::default(),
+            asked_at: Timestamp(1),
+            asked_by: asked_by.to_owned(),
+            want: Default::default(),
+            declared,
+            surplus: Default::default(),
+        };
+        let of = |round: u64, asked_by: &str| Some(wish(round, asked_by, false));
+        let check = |what: &str, once: Option<Once>, wish: Option<Wish>, expected: Result<u64, TakenBack>| {
+            assert_eq!(own_round(once.as_ref(), wish.as_ref(), "uid/7"), expected, "{what}");
+        };
+        check("its own", own(), of(7, "node/2 for uid/7"), Ok(7));
+        check("never asked for", None, of(7, "node/2 for uid/7"), Err(TakenBack::Nothing));
+        check("ended before", own(), None, Err(TakenBack::Nothing));
+        check("no wish", Some(once(Answer::Done, false)), of(7, "node/2 for uid/7"), Err(TakenBack::Nothing));
+        check("changed since", own(), of(8, "node/2 for uid/7"), Err(TakenBack::Stays));
+        let joined = Some(once(Answer::Wish { round: 5 }, true));
+        check("it joined another's", joined, of(5, "node/1 for admin"), Err(TakenBack::Stays));
+        let in_place = Some(once(Answer::Wish { round: 7 }, true));
+        check("in the place of another's", in_place, of(7, "node/2 for uid/7"), Err(TakenBack::Stays));
+        let declared = Some(wish(7, "node/2 for uid/7", true));
+        check("a file says it", own(), declared, Err(TakenBack::Stays));
+    }
 
     #[test]
     fn a_change_is_sent_again_where_that_is_harmless_and_what_may_have_happened_stays_unknown() {

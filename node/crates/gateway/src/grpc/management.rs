@@ -361,7 +361,7 @@ fn further(wanted: &Wanted, made: Digest, known: &[Location]) -> Ask {
     let copy = known.iter().find(|copy| copy.model.digest == made);
     let version = AskedVersion { digest: made, size_bytes: copy.map_or(0, |copy| copy.model.size_bytes) };
     let (name, replicas, asked_by) = (wanted.name.clone(), Replicas::Count(wanted.replicas), ASKED_BY.to_owned());
-    Ask { name, replicas, is_said: true, insecure: false, want: None, version: Some(version), asked_by }
+    Ask { name, replicas, is_said: true, insecure: false, want: None, version: Some(version), asked_by, once: None }
 }
 
 /// Asks for further copies, and follows them. They must be of the version that was made.

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tonic::{Request, Status, Streaming};
 
 use ollamax_core::catalog::{
-    Cordon, Fault, Member, MemberState, Refusal, Replicas, View, Want, Wish, models, places_kept, read,
+    Cordon, Fault, Member, MemberState, OnceKey, Refusal, Replicas, View, Want, Wish, models, places_kept, read,
 };
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
@@ -48,8 +48,13 @@ pub(super) struct Pulls(pub(super) Admin);
 // === impl Pulls ===
 
 impl Pulls {
-    /// Has a model pulled for whoever this is.
-    pub(super) async fn start(&self, asked: v1::PullRequest, asked_by: &str) -> Result<PullStream, AdminError> {
+    /// Has a model pulled for whoever this is; with a key once.
+    pub(super) async fn start(
+        &self,
+        asked: v1::PullRequest,
+        asked_by: &str,
+        once: Option<OnceKey>,
+    ) -> Result<PullStream, AdminError> {
         let Engines { metadata, transfer, .. } = self.0.engines()?;
         let name = parse(&asked.name)?;
         let limit = limited::limit(&name, asked.limit_bytes_per_second)?;
@@ -59,7 +64,7 @@ impl Pulls {
             let replicas = self.wanted(&metadata, &name, &asked)?;
             let (want, insecure) = (self.want(&asked)?, asked.insecure);
             let asked_by = asked_by.to_owned();
-            let ask = Ask { name, replicas, is_said, want, insecure, version: None, asked_by };
+            let ask = Ask { name, replicas, is_said, want, insecure, version: None, asked_by, once };
             return wish(transfer, metadata, ask, asked.wait, limit).await;
         }
         replicas_of(&asked)?;
@@ -424,7 +429,7 @@ impl Models for Pulls {
     type PushStream = super::management::ProgressStream;
 
     async fn pull(&self, request: Request<v1::PullRequest>) -> Reply<Self::PullStream> {
-        reply(self.start(request.into_inner(), ASKED_BY).await)
+        reply(self.start(request.into_inner(), ASKED_BY, None).await)
     }
 
     async fn list_pulls(&self, _request: Request<v1::ListPullsRequest>) -> Reply<v1::ListPullsReply> {

@@ -107,7 +107,7 @@ fn begin(door: &OpenDoor, name: ModelName, insecure: bool) -> Result<(States, Op
     let asked_by = ASKED_BY.to_owned();
     if order::cluster_version(&*view)? >= order::WISHES_VERSION {
         let replicas = Replicas::Count(order::REPLICAS);
-        let ask = Ask { name, replicas, is_said: false, want: None, insecure, version: None, asked_by };
+        let ask = Ask { name, replicas, is_said: false, want: None, insecure, version: None, asked_by, once: None };
         return Ok((wished(transfer, ask), None));
     }
     let order = Order { transfer, node, spec: PullSpec { name, insecure, asked_by } };

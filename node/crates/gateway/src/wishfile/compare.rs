@@ -152,7 +152,7 @@ impl Change {
                     away: Default::default(),
                 })
             }
-            Self::Forget { .. } => Some(Command::ForgetWish { name }),
+            Self::Forget { .. } => Some(Command::ForgetWish { name, round: None }),
             Self::Pin { digest, .. } => Some(Command::PinModel { name, digest: Some(*digest) }),
             Self::Unpin { .. } => Some(Command::PinModel { name, digest: None }),
             Self::Same { .. } => None,

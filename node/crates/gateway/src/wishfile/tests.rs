@@ -337,7 +337,7 @@ fn each_change_is_one_command_and_a_registry_without_tls_stays_one() {
             unsaid: false,
             away: Default::default(),
         },
-        Command::ForgetWish { name: name("old") },
+        Command::ForgetWish { name: name("old"), round: None },
     ];
     assert_eq!(commands, expected);
     assert_eq!(Change::Unpin { name: name("m") }.command(), Some(Command::PinModel { name: name("m"), digest: None }));

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use ollamax_core::catalog::{Command, Cordon, Phase, PhaseWord, Replicas, Want, read};
+use ollamax_core::catalog::{Command, Cordon, OnceKey, Phase, PhaseWord, Replicas, Want, read};
+use ollamax_gateway::grpc::{Admin, By};
 use ollamax_proto::v1;
-use ollamax_types::{ErrorCode, NodeId};
+use ollamax_types::{ErrorCode, NodeId, RequestId};
 
 use crate::desk::{Desk, SIZE_BYTES, check_refused, digest, kept, named, refused};
 
@@ -184,6 +185,26 @@ async fn copies_that_somebody_asked_for_stay_and_the_others_are_counted_where_th
     let told = desk.models().remove_model(insist(&[])).await.expect("insisted").into_inner();
     assert!(told.is_forgotten && told.left.is_empty(), "{told:?}");
     assert_eq!(desk.wish("m"), None);
+    desk.finish().await;
+}
+
+#[tokio::test]
+async fn a_removal_with_a_key_takes_the_copies_once_and_not_what_comes_back() {
+    let desk = Desk::with_copies(&[1, 2, 3]).await;
+    let once = Some(OnceKey { key: [1; 32], digest: [1; 32] });
+    let by = By { request: RequestId::default(), principal: "uid/7".to_owned(), once };
+    let removed = async || {
+        let told = Admin::of(desk.house.clone()).remove_by(&by, &insist(&["n1", "n2"])).await.expect("told");
+        going_of(&told).into_iter().map(ToOwned::to_owned).collect::<Vec<String>>()
+    };
+    assert_eq!(removed().await, ["n1", "n2"]);
+    assert_eq!(removed().await, ["n1", "n2"], "they are there still");
+    let key = || vec![named("m").key()];
+    desk.change(Command::ReportModels { node: NodeId(1), present: vec![], absent: key(), removed: key() }).await;
+    assert_eq!(removed().await, ["n2"]);
+    desk.has(1, "m", 1).await;
+    assert_eq!(removed().await, ["n2"], "what came back is wanted again");
+    assert_eq!(desk.going().len(), 1);
     desk.finish().await;
 }
 

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use ollamax_core::catalog::{Command, PhaseWord, PlanKind, Replicas};
-use ollamax_gateway::grpc::AdminError;
+use ollamax_core::catalog::{Command, OnceKey, PhaseWord, PlanKind, Replicas, Want};
+use ollamax_gateway::grpc::{Admin, AdminError, By, TakenBack};
 use ollamax_proto::v1;
 use ollamax_proto::v1::wish_change::Kind;
 use ollamax_proto::v1::wish_view::State;
-use ollamax_types::{ErrorCode, NodeId};
+use ollamax_types::{ErrorCode, NodeId, RequestId};
 
 use crate::desk::{Desk, SIZE_BYTES, check_refused, digest, named, refused};
 
@@ -138,6 +138,39 @@ async fn a_pull_that_is_ended_takes_its_wish_back_and_that_of_one_node_does_not(
     check_refused(desk.models().cancel_pull(cancel("n3")).await, ErrorCode::PeerUnreachable, what, "ollamax node list");
     desk.wished.set_quorum(false);
     assert_eq!(refused(desk.models().cancel_pull(cancel("")).await).code, "no_quorum");
+    desk.finish().await;
+}
+
+#[tokio::test]
+async fn what_a_request_asked_for_is_taken_back_and_what_others_want_is_not() {
+    let desk = Desk::start().await;
+    let admin = Admin::of(desk.house.clone());
+    let by = |key: u8| {
+        let once = Some(OnceKey { key: [key; 32], digest: [1; 32] });
+        By { request: RequestId::default(), principal: "uid/7".to_owned(), once }
+    };
+    let ask = async |key: u8, count: u32| {
+        let (replicas, want) = (Replicas::Count(count), Want::default());
+        let (name, insecure, declared, unsaid) = (named("m"), false, false, false);
+        let command = Command::AskModel { name, replicas, insecure, want, declared, unsaid, away: Default::default() };
+        admin.change_by(&by(key), command).await.expect("taken");
+    };
+    let end = async |key: u8| admin.take_back_by(&by(key), "m").await.expect("told");
+    assert_eq!(end(1).await, TakenBack::Nothing, "it was never asked for");
+    ask(1, 2).await;
+    assert_eq!(end(1).await, TakenBack::Ended);
+    assert_eq!(desk.wish("m"), None);
+    ask(1, 2).await;
+    assert_eq!(desk.wish("m"), None, "it is not asked for a second time");
+    assert_eq!(end(1).await, TakenBack::Nothing);
+    ask(2, 2).await;
+    ask(3, 3).await;
+    assert_eq!(end(2).await, TakenBack::Stays, "it was asked for otherwise since");
+    assert_eq!(end(3).await, TakenBack::Ended);
+    desk.ask("m", Replicas::Count(2), Want::default()).await;
+    ask(4, 3).await;
+    assert_eq!(end(4).await, TakenBack::Stays, "somebody else wanted it before");
+    assert_eq!(desk.wish("m").map(|wish| wish.replicas), Some(Replicas::Count(3)));
     desk.finish().await;
 }
 

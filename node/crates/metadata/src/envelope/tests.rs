@@ -127,7 +127,8 @@ fn wishes() -> Vec<Command> {
             kind: Default::default(),
         },
         Command::ResolveWish { node: NodeId(1), name: name(), round: 7, digest: Digest([3; 32]), size_bytes: 5 },
-        Command::ForgetWish { name: name() },
+        Command::ForgetWish { name: name(), round: None },
+        Command::ForgetWish { name: name(), round: Some(7) },
         Command::NoteVersion { name: name(), digest: Digest([4; 32]), size_bytes: 5, how: How::RolledBack { to: 3 } },
         Command::FixVersion {
             name: name(),
@@ -193,7 +194,7 @@ fn task_commands() -> Vec<Command> {
         Command::TellTasks { node: NodeId(2), tasks: vec![told, silent] },
         end_task(TaskOutcome::Completed { result_json: "[]".into() }),
         end_task(TaskOutcome::Failed { code: ErrorCode::TaskNotFound, text, next }),
-        end_task(TaskOutcome::Cancelled),
+        end_task(TaskOutcome::Cancelled { text: "it stays".into() }),
         Command::CancelTask { id },
         Command::RetryTask { id, plan: "l".into() },
         Command::AddStateKey { secret: SecretKey::new([7; 32]) },
@@ -369,7 +370,8 @@ fn golden_samples_of_wishes_and_files() {
     let (code, text) = (ErrorCode::DiskFull, "t".to_owned());
     let tell = Command::TellPull { node, name: name(), round: 8, code, text };
     check(tell, "ca02", &format!("0802 12{named} 1808 2209 6469736b5f66756c6c 2a0174"));
-    check(Command::ForgetWish { name: name() }, "d202", &format!("0a{named}"));
+    check(Command::ForgetWish { name: name(), round: None }, "d202", &format!("0a{named}"));
+    check(Command::ForgetWish { name: name(), round: Some(8) }, "d202", &format!("0a{named} 1008"));
 
     let want = Want {
         labels: [("room".to_owned(), "a".to_owned())].into(),
@@ -463,7 +465,8 @@ fn golden_samples_of_tasks_and_of_a_key() {
     golden(end_task(TaskOutcome::Completed { result_json: "1".into() }), "d203", &format!("{ended} 2203 0a0131"));
     let failed = "2213 1211 0a09 6469736b5f66756c6c 120174 1a016e";
     golden(end_task(TaskOutcome::Failed { code, text, next }), "d203", &format!("{ended} {failed}"));
-    golden(end_task(TaskOutcome::Cancelled), "d203", &format!("{ended} 2202 1a00"));
+    golden(end_task(TaskOutcome::Cancelled { text: String::new() }), "d203", &format!("{ended} 2202 1a00"));
+    golden(end_task(TaskOutcome::Cancelled { text: "t".into() }), "d203", &format!("{ended} 2203 1a0174"));
     golden(Command::CancelTask { id }, "da03", &sevens);
     golden(Command::RetryTask { id, plan: "l".into() }, "e203", &format!("0a10{sevens} 12016c"));
     golden(Command::AddStateKey { secret: SecretKey::new([7; 32]) }, "ea03", &"07".repeat(32));
@@ -499,7 +502,7 @@ fn what_this_release_does_not_know_is_an_error() {
     let replicas = Some(disk::Replicas { of: None });
     let asked = Stored::AskModel(disk::CommandAskModel { name: "m".to_owned(), replicas, ..Default::default() });
     assert_eq!(with(&|envelope| envelope.command = Some(asked.clone())), Err(EnvelopeError::Field("replicas")));
-    let forgotten = Stored::ForgetWish(disk::CommandForgetWish { name: "no name".to_owned() });
+    let forgotten = Stored::ForgetWish(disk::CommandForgetWish { name: "no name".to_owned(), round: 0 });
     assert_eq!(with(&|envelope| envelope.command = Some(forgotten.clone())), Err(EnvelopeError::Field("model name")));
 
     let version = || disk::CommandNoteVersion { name: "m".to_owned(), digest: vec![7; 32], ..Default::default() };

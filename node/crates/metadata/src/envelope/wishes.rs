@@ -128,12 +128,13 @@ pub(super) fn decode_course(stored: disk::CommandNoteCopy) -> Result<Command, En
     Ok(Command::NoteCopy { node, name, round, course: Box::new(course) })
 }
 
-pub(super) fn encode_forgotten(name: &ModelName) -> Stored {
-    Stored::ForgetWish(disk::CommandForgetWish { name: name.full() })
+pub(super) fn encode_forgotten(name: &ModelName, round: Option<u64>) -> Stored {
+    Stored::ForgetWish(disk::CommandForgetWish { name: name.full(), round: round.unwrap_or(0) })
 }
 
 pub(super) fn decode_forgotten(stored: &disk::CommandForgetWish) -> Result<Command, EnvelopeError> {
-    Ok(Command::ForgetWish { name: name(&stored.name)? })
+    let round = (stored.round != 0).then_some(stored.round);
+    Ok(Command::ForgetWish { name: name(&stored.name)?, round })
 }
 
 pub(super) fn name(text: &str) -> Result<ModelName, EnvelopeError> {

@@ -88,7 +88,7 @@ fn standing(state: &TaskState) -> Standing {
             let (code, text, next) = (*code, text.clone(), next.clone());
             Standing::Over(outcome(&TaskOutcome::Failed { code, text, next }))
         }
-        TaskState::Cancelled => Standing::Over(outcome(&TaskOutcome::Cancelled)),
+        TaskState::Cancelled => Standing::Over(outcome(&TaskOutcome::Cancelled { text: String::new() })),
     }
 }
 
@@ -109,7 +109,7 @@ pub(crate) fn outcome(outcome: &TaskOutcome) -> disk::TaskOutcome {
             let (code, text, next) = (code.as_str().to_owned(), text.clone(), next.clone());
             Outcome::Failed(disk::TaskFailure { code, text, next })
         }
-        TaskOutcome::Cancelled => Outcome::Cancelled(disk::LogBlank {}),
+        TaskOutcome::Cancelled { text } => Outcome::Cancelled(text.clone()),
     };
     disk::TaskOutcome { outcome: Some(outcome) }
 }
@@ -121,7 +121,7 @@ pub(crate) fn outcome_of(stored: disk::TaskOutcome) -> Option<TaskOutcome> {
         Outcome::Failed(disk::TaskFailure { code, text, next }) => {
             TaskOutcome::Failed { code: ErrorCode::from_text(&code)?, text, next }
         }
-        Outcome::Cancelled(disk::LogBlank {}) => TaskOutcome::Cancelled,
+        Outcome::Cancelled(text) => TaskOutcome::Cancelled { text },
     })
 }
 

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use ollamax_types::TaskId;
+
 use super::*;
 use crate::mem::MemTasks;
 use crate::principal::Permission;
@@ -373,7 +375,7 @@ async fn work_is_done_by_its_owner_and_what_it_does_wrong_is_its_own_fault() {
     let work = async |principal: Principal, tool: &str, arguments: Value| {
         let (progress, step) = Progress::channel();
         let (caller, cancelled) = (caller(principal), CancellationToken::new());
-        let work = Work { caller, attempt: 1, progress, cancelled };
+        let work = Work { caller, task: TaskId([1; 16]), begun: 1, progress, cancelled };
         let done = all.work(work, tool, arguments).await.map_err(|error| error.code);
         told.lock().expect("not poisoned").push(step.borrow().done);
         done

@@ -11,7 +11,7 @@ use futures::future::{BoxFuture, FutureExt as _};
 use tokio::sync::watch;
 
 use ollamax_blobs::BlobSpec;
-use ollamax_core::catalog::{CopyCourse, Failure, Plan, PlanKind, Refusal, Replicas, Wish};
+use ollamax_core::catalog::{CopyCourse, Failure, OnceKey, Plan, PlanKind, Refusal, Replicas, Wish};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Root, Timestamp};
 
 use crate::error::PullError;
@@ -45,6 +45,8 @@ struct State {
     rounds: u64,
     log_time: Timestamp,
     loses_answer: bool,
+    /// The rounds of questions that have effect once.
+    answered: BTreeMap<[u8; 32], u64>,
     wishes: BTreeMap<ModelName, Wish>,
     blobs: BTreeMap<Digest, Bound>,
     /// Which node has which version of what.
@@ -67,6 +69,7 @@ impl MemCluster {
             has_quorum: true,
             version: WISHES_VERSION,
             rounds: 0,
+            answered: BTreeMap::new(),
             log_time: Timestamp(0),
             loses_answer: false,
             wishes: BTreeMap::new(),
@@ -196,6 +199,16 @@ impl State {
 
     fn ask(&mut self, ask: Ask) -> Result<u64, LedgerError> {
         self.check()?;
+        let Some(OnceKey { key, .. }) = ask.once else { return self.ask_anew(ask) };
+        if let Some(round) = self.answered.get(&key) {
+            return Ok(*round);
+        }
+        let round = self.ask_anew(ask)?;
+        self.answered.insert(key, round);
+        Ok(round)
+    }
+
+    fn ask_anew(&mut self, ask: Ask) -> Result<u64, LedgerError> {
         let fixed = ask.version.map(|version| version.digest);
         let running = self.wishes.get(&ask.name).filter(|wish| wish.replicas == ask.replicas);
         let running = running.filter(|wish| fixed.is_none() || wish.digest == fixed);
@@ -467,12 +480,21 @@ mod tests {
 
     fn ask(replicas: Replicas) -> Ask {
         let asked_by = "a test".to_owned();
-        Ask { name: name(), replicas, is_said: true, want: None, insecure: false, version: None, asked_by }
+        Ask { name: name(), replicas, is_said: true, want: None, insecure: false, version: None, asked_by, once: None }
     }
 
     fn duties(ledger: &MemLedger) -> Vec<(Duty, u32, u32, Vec<NodeId>)> {
         let now = ledger.assignments().borrow().clone();
         now.iter().map(|one| (one.duty, one.rank, one.of, one.others.clone())).collect()
+    }
+
+    #[tokio::test]
+    async fn a_question_with_a_key_is_asked_once_whatever_became_of_its_wish() {
+        let ledger = MemCluster::new([ONE]).ledger(ONE);
+        let keyed = Ask { once: Some(OnceKey { key: [1; 32], digest: [1; 32] }), ..ask(Replicas::All) };
+        let round = ledger.ask(keyed.clone()).await.expect("it fits");
+        assert_eq!(ledger.forget(name()).await, Ok(true));
+        assert_eq!((ledger.ask(keyed).await, ledger.plan(&name())), (Ok(round), None));
     }
 
     #[tokio::test]

@@ -65,7 +65,7 @@ pub(crate) fn name(text: &str) -> ModelName {
 /// What asks for copies of a model.
 pub(crate) fn ask_for(name: &ModelName, replicas: Replicas) -> Ask {
     let (name, asked_by) = (name.clone(), "a test".to_owned());
-    Ask { name, replicas, is_said: true, want: None, insecure: false, version: None, asked_by }
+    Ask { name, replicas, is_said: true, want: None, insecure: false, version: None, asked_by, once: None }
 }
 
 /// The minute of the week in UTC; 1970 began on a Thursday.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use ollamax_tools::mem::{MemLab, MemPorts};
 use ollamax_tools::views::{Model, TaskView};
 use ollamax_tools::{CallError, Caller, Catalogue, Families, Principal, Progress, Started};
-use ollamax_types::{ErrorCode, RequestId};
+use ollamax_types::{ErrorCode, RequestId, TaskId};
 
 use super::*;
 
@@ -48,7 +48,7 @@ async fn done(tool: &str, arguments: Value, is_cancelled: bool) -> (TaskView, Re
     let Ok(Started::Task(task)) = started else { panic!("{started:?}") };
     let asked = ports.tasks.asked(&task.id).expect("it was asked for");
     let (progress, cancelled) = (Progress::nobody(), Default::default());
-    let work = Work { caller: caller(), attempt: 1, progress, cancelled };
+    let work = Work { caller: caller(), task: TaskId([1; 16]), begun: 1, progress, cancelled };
     if is_cancelled {
         work.cancelled.cancel();
     }
@@ -110,6 +110,9 @@ async fn a_task_does_what_was_planned() {
     assert_eq!((result, made), (Err(ErrorCode::ModelNotFound), Vec::new()));
     let (_, result, _) = done("pull_model", json!({"name": "m"}), true).await;
     assert_eq!(result, Err(ErrorCode::PullCancelled));
+    // What it began is ended, also where no node has the model any more.
+    let (_, result, made) = done("place_model", json!({"name": "none", "all": true}), true).await;
+    assert_eq!((result, made.len()), (Err(ErrorCode::PullCancelled), 1));
 }
 
 #[tokio::test]

@@ -48,12 +48,13 @@ fn is_completed(record: &MemRecord, number: u8) -> bool {
 async fn what_is_given_to_this_node_is_done_once_and_nothing_else() {
     let record = MemRecord::new(OWN.0);
     let bench = bench(|work: Work| async move {
-        assert_eq!((work.attempt, work.caller.principal), (3, Principal::of_socket(7)));
+        assert_eq!((work.task, work.begun), (TaskId([3; 16]), 2), "others go on with what it began then");
+        assert_eq!(work.caller.principal, Principal::of_socket(7));
         Ok(json!({"nodes": ["a"]}))
     });
     record.put(task(1));
     record.put(Task { state: TaskState::Working { node: NodeId(3) }, ..task(2) });
-    record.put(given(3, 3));
+    record.put(Task { losses: 1, ..given(3, 3) });
     beside(&record, &bench, sleep(SECOND)).await;
     assert_eq!(record.get(3).state, TaskState::Completed { result_json: r#"{"nodes":["a"]}"#.to_owned() });
     assert_eq!((bench.counts(), record.counts()), ((1, 0), (0, 1)));
@@ -91,14 +92,20 @@ async fn what_is_to_stop_hears_of_it_and_says_itself_how_it_ends() {
     })
     .await;
     assert_eq!(record.get(1).state, TaskState::Cancelled);
+    assert_eq!(record.get(1).progress.text, "it was ended");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_to_stop_before_it_began_is_not_begun() {
-    let (record, bench) = (MemRecord::new(OWN.0), endless());
-    record.put(Task { cancel_asked: true, ..given(1, 1) });
+async fn what_was_to_stop_before_this_node_had_it_is_ended_by_its_work() {
+    let record = MemRecord::new(OWN.0);
+    let bench = bench(|work: Work| async move {
+        assert!(work.cancelled.is_cancelled(), "from its beginning");
+        Err(ToolError::new(ErrorCode::PullCancelled, "what attempt 1 began was ended", ""))
+    });
+    record.put(Task { cancel_asked: true, ..given(1, 2) });
     beside(&record, &bench, sleep(SECOND)).await;
-    assert_eq!((record.get(1).state, bench.counts()), (TaskState::Cancelled, (0, 0)));
+    assert_eq!((record.get(1).state, bench.counts()), (TaskState::Cancelled, (1, 0)));
+    assert_eq!(record.get(1).progress.text, "what attempt 1 began was ended");
 }
 
 #[tokio::test(start_paused = true)]

@@ -195,7 +195,12 @@ fn tell(scene: &Scene<'_>, node: NodeId, told: &[TaskTold]) -> Step {
 fn end(scene: &Scene<'_>, (node, attempt): (NodeId, u32), id: &TaskId, outcome: &TaskOutcome) -> Step {
     members::standing(scene, node)?;
     let task = known(scene.view, id)?;
-    let state = TaskState::from(checked(outcome)?);
+    let outcome = checked(outcome)?;
+    let progress = match &outcome {
+        TaskOutcome::Cancelled { text } if !text.is_empty() => TaskProgress { text: text.clone(), ..task.progress },
+        _ => task.progress.clone(),
+    };
+    let state = TaskState::from(outcome);
     if task.attempt == attempt && task.state == state {
         // It did not hear that it was done.
         return Ok(Applied::done(Vec::new()));
@@ -203,7 +208,7 @@ fn end(scene: &Scene<'_>, (node, attempt): (NodeId, u32), id: &TaskId, outcome: 
     if !task.is_with(node, attempt) {
         return Err(Refusal::TaskMoved(*id).into());
     }
-    moved(scene, task, state)
+    moved(scene, Task { progress, ..task }, state)
 }
 
 fn checked(outcome: &TaskOutcome) -> Result<TaskOutcome, Stop> {
@@ -215,22 +220,27 @@ fn checked(outcome: &TaskOutcome) -> Result<TaskOutcome, Stop> {
         TaskOutcome::Failed { code, text, next } => {
             Ok(TaskOutcome::Failed { code: *code, text: cut_text(text), next: cut_text(next) })
         }
-        TaskOutcome::Cancelled => Ok(TaskOutcome::Cancelled),
+        TaskOutcome::Cancelled { text } => Ok(TaskOutcome::Cancelled { text: cut_text(text) }),
     }
 }
 
 fn cancel(scene: &Scene<'_>, id: &TaskId) -> Step {
     let task = known(scene.view, id)?;
+    // What a lost node began may go on; whoever has the task next ends that.
+    let is_begun = task.losses > 0;
     match &task.state {
-        TaskState::Waiting | TaskState::Queued => moved(scene, task, TaskState::Cancelled),
-        TaskState::Working { .. } if !task.cancel_asked => {
+        TaskState::Queued if !is_begun => moved(scene, task, TaskState::Cancelled),
+        TaskState::Waiting => moved(scene, task, TaskState::Cancelled),
+        TaskState::Queued | TaskState::Working { .. } if !task.cancel_asked => {
             let draft = Draft::new(scene.view);
             write(&draft, Task { cancel_asked: true, updated_at: scene.entry.log_time, ..task }, scene.index)?;
             Ok(Applied::done(draft.into_mutations()))
         }
-        TaskState::Working { .. } | TaskState::Completed { .. } | TaskState::Failed { .. } | TaskState::Cancelled => {
-            Ok(Applied::done(Vec::new()))
-        }
+        TaskState::Queued
+        | TaskState::Working { .. }
+        | TaskState::Completed { .. }
+        | TaskState::Failed { .. }
+        | TaskState::Cancelled => Ok(Applied::done(Vec::new())),
     }
 }
 

@@ -618,9 +618,13 @@ pub(super) fn make_room(wish: &mut Wish) {
     }
 }
 
-pub(super) fn forget(scene: &Scene<'_>, name: &ModelName) -> Step {
-    if read::wish(scene.view, name)?.is_none() {
+/// In this round, or in whichever it is.
+pub(super) fn forget(scene: &Scene<'_>, name: &ModelName, round: Option<u64>) -> Step {
+    let Some(wish) = read::wish(scene.view, name)? else {
         return Err(Refusal::WishNotFound(name.clone()).into());
+    };
+    if let Some(round) = round.filter(|round| *round != wish.round) {
+        return Err(Refusal::RoundPassed { name: name.clone(), round }.into());
     }
     let draft = Draft::new(scene.view);
     count_one_less(&draft)?;

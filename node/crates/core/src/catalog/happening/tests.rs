@@ -269,7 +269,7 @@ fn a_wish_tells_of_its_rounds_plans_failures_and_end() {
     let at_once = CopyCourse { bytes_per_second: 0, took_ms, origin_bytes: 0, members, other_bytes: 0, ..whole };
     let text = "at node/2: 9 bytes in 0.017 s; from here 2";
     world.check(4, note(round, at_once), &[("copy_came", "Lab/Demo:latest", text)]);
-    let forget = Command::ForgetWish { name: name() };
+    let forget = Command::ForgetWish { name: name(), round: None };
     world.check(5, forget.clone(), &[("wish_forgotten", "lab/demo:latest", "is not asked for any more")]);
     world.check(5, forget, &[]);
 }

@@ -373,7 +373,8 @@ fn tasks_that_somebody_worked_at_are_lost_and_all_others_go_along() {
     let tasks: Vec<Task> = (0..count)
         .map(|number| task(number, number % 2 == 0, states[usize::from(number) % states.len()].clone()))
         .collect();
-    let once = Once { digest: [2; 32], revision: 3, term: 1, answer: Answer::Done, ends_at: Timestamp(9) };
+    let (digest, answer, ends_at) = ([2; 32], Answer::Done, Timestamp(9));
+    let once = Once { digest, revision: 3, term: 1, answer, is_shared: false, ends_at };
     for leads in [Leads::Survivor(NodeId(2)), Leads::Newcomer(new_member(9))] {
         let mut view = with_models();
         view.write(&[Mutation::Put(Key::Once([1; 32]), Record::Once(once.clone()))]);

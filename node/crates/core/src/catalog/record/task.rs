@@ -38,7 +38,7 @@ pub struct Task {
     pub attempt: u32,
     /// How often its node was lost since it was opened or asked for again.
     pub losses: u32,
-    /// Somebody asked the node that works at it to stop.
+    /// Somebody wants it to stop; whoever works at it, or has it next, ends it.
     pub cancel_asked: bool,
     /// How far it is.
     pub progress: TaskProgress,
@@ -114,7 +114,10 @@ pub enum TaskOutcome {
         next: String,
     },
     /// As [`TaskState::Cancelled`].
-    Cancelled,
+    Cancelled {
+        /// What is to be said of it, for people; it takes the place of how far it was. Empty: nothing.
+        text: String,
+    },
 }
 
 /// What a node tells of a task that it works at.
@@ -139,6 +142,9 @@ pub struct Once {
     pub term: u64,
     /// Its answer.
     pub answer: Answer,
+    /// It asked for a model that somebody else had asked for before: what that one wanted is no wish of its own any
+    /// more, so it is not this request's alone.
+    pub is_shared: bool,
     /// Log time at which it is forgotten.
     pub ends_at: Timestamp,
 }
@@ -163,16 +169,22 @@ impl Task {
         Self { state, progress, updated_at: now, due_at, ..self }
     }
 
-    /// What becomes of it when the node that works at it is lost; `None`: no node does.
+    /// In which attempt it was begun since it was opened or asked for again last. It is the same in all attempts in
+    /// which others go on after a loss, and another one when somebody asks for it again.
+    #[must_use]
+    pub const fn first_attempt(&self) -> u32 {
+        self.attempt.saturating_sub(self.losses)
+    }
+
+    /// What becomes of it when the node that works at it is lost; `None`: no node does. It is never cancelled by that:
+    /// what that node began may go on, and whoever has it next ends it where somebody wants it to.
     #[must_use]
     pub fn after_loss(self, now: Timestamp) -> Option<Self> {
         let TaskState::Working { node } = self.state else { return None };
-        if self.cancel_asked {
-            return Some(self.into_state(TaskState::Cancelled, now));
-        }
         let losses = self.losses.saturating_add(1);
         if self.repeatable && losses < TASK_ATTEMPTS_MAX {
-            let text = format!("node {node} was lost while it worked at it; it begins again");
+            let next = if self.cancel_asked { "another one ends it" } else { "it begins again" };
+            let text = format!("node {node} was lost while it worked at it; {next}");
             let progress = TaskProgress { text, ..TaskProgress::default() };
             return Some(Self { losses, progress, ..self }.into_state(TaskState::Queued, now));
         }
@@ -229,7 +241,7 @@ impl From<TaskOutcome> for TaskState {
         match outcome {
             TaskOutcome::Completed { result_json } => Self::Completed { result_json },
             TaskOutcome::Failed { code, text, next } => Self::Failed { code, text, next },
-            TaskOutcome::Cancelled => Self::Cancelled,
+            TaskOutcome::Cancelled { .. } => Self::Cancelled,
         }
     }
 }

@@ -73,6 +73,19 @@ impl Pulls {
         Ok((command, told, against(unheard, guard)))
     }
 
+    /// What is still to go of what somebody asked to remove before, as this node knows it. Who has left is no node.
+    pub(in crate::grpc) fn going(&self, asked: &v1::RemoveModelRequest) -> Result<v1::RemoveModelReply, AdminError> {
+        let (name, view) = (parse(&asked.name)?, self.0.metadata()?.view());
+        let nodes: Vec<NodeId> =
+            asked.nodes.iter().filter_map(|node| self.0.find(node).ok()).map(|found| found.id).collect();
+        let are_gone = nodes.is_empty() && !asked.nodes.is_empty();
+        let going = if are_gone { Vec::new() } else { retention::going(&*view, &name, &nodes)? };
+        let names = Names::of(&*view)?;
+        let acts = going.iter().map(|parting| act(&name, parting, &names)).collect();
+        let plan = Some(v1::PlanView { acts, frees_bytes: going.iter().map(|parting| parting.frees_bytes).sum() });
+        Ok(v1::RemoveModelReply { name: name.to_string(), plan, ..v1::RemoveModelReply::default() })
+    }
+
     /// The guard that would hold copies back; an error where it is no guard that speaks against it.
     fn guard_against(&self, command: Command) -> Result<Option<Refusal>, AdminError> {
         let Some(refusal) = self.0.refusal_of(command)? else { return Ok(None) };
@@ -139,14 +152,8 @@ fn check_heard(
     Ok(())
 }
 
-fn told(
-    name: &ModelName,
-    removal: &Removal,
-    (forget, is_wanted): (bool, bool),
-    names: &Names,
-    heard: &BTreeSet<NodeId>,
-) -> v1::RemoveModelReply {
-    let act = |parting: &retention::Parting| v1::ActView {
+fn act(name: &ModelName, parting: &retention::Parting, names: &Names) -> v1::ActView {
+    v1::ActView {
         name: name.to_string(),
         node_id: parting.node.0,
         node_name: names.name(parting.node),
@@ -155,8 +162,17 @@ fn told(
         size_bytes: parting.size_bytes,
         frees_bytes: parting.frees_bytes,
         ..v1::ActView::default()
-    };
-    let acts = removal.going.iter().map(act).collect();
+    }
+}
+
+fn told(
+    name: &ModelName,
+    removal: &Removal,
+    (forget, is_wanted): (bool, bool),
+    names: &Names,
+    heard: &BTreeSet<NodeId>,
+) -> v1::RemoveModelReply {
+    let acts = removal.going.iter().map(|parting| act(name, parting, names)).collect();
     let silent = removal.staying.keys().filter(|node| !heard.contains(*node));
     v1::RemoveModelReply {
         name: name.to_string(),

@@ -67,6 +67,7 @@ impl World {
             insecure: false,
             version: None,
             asked_by: "a test".to_owned(),
+            once: None,
         };
         cluster.ledger(ONE).ask(ask).await.expect("it fits");
         let metrics = Metrics::default();

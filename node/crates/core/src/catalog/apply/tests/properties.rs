@@ -104,7 +104,7 @@ fn any_wish() -> impl Strategy<Value = Command> {
         2 => (node(), name(), any_id(), code).prop_map(|(node, name, round, code)| {
             Command::TellPull { node, name, round, code, text: String::new() }
         }),
-        1 => name().prop_map(|name| Command::ForgetWish { name }),
+        1 => (name(), proptest::option::of(any_id())).prop_map(|(name, round)| Command::ForgetWish { name, round }),
         1 => (node(), vec(blob, 0..3)).prop_map(|(node, blobs)| Command::BindBlobs { node, blobs }),
     ]
 }
@@ -157,7 +157,7 @@ fn any_task() -> impl Strategy<Value = Command> {
     let attempt = || 0..3_u32;
     let outcome = prop_oneof![
         Just(TaskOutcome::Completed { result_json: "1".to_owned() }),
-        Just(TaskOutcome::Cancelled),
+        Just(TaskOutcome::Cancelled { text: "t".to_owned() }),
         Just(TaskOutcome::Failed { code: ErrorCode::DiskFull, text: String::new(), next: String::new() }),
     ];
     let told = (id(), attempt(), 0..9_u64).prop_map(|(id, attempt, done)| {

@@ -61,6 +61,10 @@ fn failed() -> TaskOutcome {
     TaskOutcome::Failed { code: ErrorCode::DiskFull, text: "no room".to_owned(), next: "make room".to_owned() }
 }
 
+fn cancelled() -> TaskOutcome {
+    TaskOutcome::Cancelled { text: String::new() }
+}
+
 fn decide(number: u8, approved: bool) -> Command {
     Command::DecideTask { id: id(number), approved }
 }
@@ -190,7 +194,7 @@ fn what_is_asked_of_a_task_depends_on_where_it_stands() {
         (working(), end(1, 3, 1, done()), moved(1), "working"),
         (working(), end(1, 2, 2, done()), moved(1), "working"),
         (working(), end(1, 2, 1, failed()), Answer::Done, "failed"),
-        (working(), end(1, 2, 1, TaskOutcome::Cancelled), Answer::Done, "cancelled"),
+        (working(), end(1, 2, 1, cancelled()), Answer::Done, "cancelled"),
         (asked_to_stop(), cancel(1), Answer::Done, "working"),
         (asked_to_stop(), end(1, 2, 1, done()), Answer::Done, "completed"),
         (over(done()), cancel(1), Answer::Done, "completed"),
@@ -199,7 +203,7 @@ fn what_is_asked_of_a_task_depends_on_where_it_stands() {
         (over(done()), end(1, 2, 1, failed()), moved(1), "completed"),
         (over(failed()), retry(1), Answer::Done, "queued"),
         (over(failed()), end(1, 2, 1, failed()), Answer::Done, "failed"),
-        (over(TaskOutcome::Cancelled), retry(1), Answer::Done, "queued"),
+        (over(cancelled()), retry(1), Answer::Done, "queued"),
         (vec![opened(1, true, true), decide(1, false)], retry(1), stands(1, never_begun), "cancelled"),
         (vec![open(1), cancel(1)], retry(1), stands(1, never_begun), "cancelled"),
     ];
@@ -271,7 +275,7 @@ fn when_a_task_was_begun_is_moved_by_nothing_but_a_new_beginning() {
         (2, assign(1, 2), 2),
         (3, tell(2, &[(1, 1, 4)]), 2),
         (4, cancel(1), 2),
-        (5, end(1, 2, 1, TaskOutcome::Cancelled), 2),
+        (5, end(1, 2, 1, cancelled()), 2),
         (6, retry(1), 2),
         (7, assign(1, 3), 7),
     ] {
@@ -326,8 +330,52 @@ fn what_becomes_of_a_lost_task_depends_on_what_was_asked_of_it() {
     let again = "node 2 was lost while it worked at it; it begins again".to_owned();
     assert_eq!(lost(vec![open(1), assign(1, 2)]), ("queued", again));
     assert_eq!(lost(vec![opened(1, false, false), assign(1, 2)]).0, "failed");
-    assert_eq!(lost(vec![open(1), assign(1, 2), cancel(1)]).0, "cancelled");
-    assert_eq!(lost(vec![opened(1, false, false), assign(1, 2), cancel(1)]).0, "cancelled");
+    let ends = "node 2 was lost while it worked at it; another one ends it".to_owned();
+    assert_eq!(lost(vec![open(1), assign(1, 2), cancel(1)]), ("queued", ends));
+    assert_eq!(lost(vec![opened(1, false, false), assign(1, 2), cancel(1)]).0, "failed");
+}
+
+#[test]
+fn what_a_lost_node_began_is_cancelled_by_whoever_has_it_next_and_by_nobody_else() {
+    let mut world = World::new();
+    world.check_at(1, open(1), Answer::Done);
+    world.check_at(1, assign(1, 2), Answer::Done);
+    world.check_at(1 + LEASE, Command::Expire, Answer::Done);
+    // Nobody works at it just now.
+    world.check_at(2 + LEASE, cancel(1), Answer::Done);
+    assert_eq!((world.task(1).state, world.task(1).cancel_asked), (TaskState::Queued, true));
+    world.check_idle(cancel(1));
+    world.check_at(3 + LEASE, assign(1, 3), Answer::Done);
+    assert_eq!((world.task(1).state, world.task(1).cancel_asked), (at(3), true));
+    let text = "m is wanted by others";
+    let ended = end(1, 3, 2, TaskOutcome::Cancelled { text: text.to_owned() });
+    world.check_at(4 + LEASE, ended.clone(), Answer::Done);
+    assert_eq!((world.task(1).state, world.task(1).progress.text.as_str()), (TaskState::Cancelled, text));
+    world.check_idle(ended);
+}
+
+#[test]
+fn the_first_attempt_stays_after_a_loss_and_is_another_one_when_somebody_asks_again() {
+    let (mut world, mut now) = (World::new(), 1);
+    world.check_at(now, open(1), Answer::Done);
+    let mut begun = Vec::new();
+    for attempt in 1..=3 {
+        world.check_at(now, assign(1, 2), Answer::Done);
+        begun.push((world.task(1).attempt, world.task(1).first_attempt()));
+        if attempt < 3 {
+            now += LEASE;
+            world.check_at(now, Command::Expire, Answer::Done);
+        }
+    }
+    world.check_at(now, end(1, 2, 3, failed()), Answer::Done);
+    world.check_at(now, retry(1), Answer::Done);
+    world.check_at(now, assign(1, 2), Answer::Done);
+    begun.push((world.task(1).attempt, world.task(1).first_attempt()));
+    now += LEASE;
+    world.check_at(now, Command::Expire, Answer::Done);
+    world.check_at(now, assign(1, 3), Answer::Done);
+    begun.push((world.task(1).attempt, world.task(1).first_attempt()));
+    assert_eq!(begun, [(1, 1), (2, 1), (3, 1), (4, 4), (5, 4)]);
 }
 
 #[test]

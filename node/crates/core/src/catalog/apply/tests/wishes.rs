@@ -46,7 +46,7 @@ fn fail(node: u64, model: &str, round: u64, code: ErrorCode) -> Command {
 }
 
 fn forget(model: &str) -> Command {
-    Command::ForgetWish { name: name(model) }
+    Command::ForgetWish { name: name(model), round: None }
 }
 
 fn passed(model: &str, round: u64) -> Answer {
@@ -103,6 +103,20 @@ fn a_round_is_on_record_from_the_question_to_the_version() {
     world.check(forget("demo"), Answer::Done);
     assert_eq!((read::wish(&world.view, &name("demo")), world.counted()), (Ok(None), 0));
     world.check(forget("demo"), refused(Refusal::WishNotFound(name("demo"))));
+}
+
+#[test]
+fn a_wish_is_forgotten_in_its_round_and_what_was_asked_for_since_stays() {
+    let mut world = World::new();
+    let within = |round: u64| Command::ForgetWish { name: name("m"), round: Some(round) };
+    assert_eq!((within(1).least_version(), forget("m").least_version()), (5, 4));
+    let first = world.ask(ask("m", Replicas::Count(2)));
+    let second = world.ask(ask("m", Replicas::Count(1)));
+    world.check(within(first), passed("m", first));
+    assert_eq!((world.wish("m").round, world.counted()), (second, 1));
+    world.check(within(second), Answer::Done);
+    assert_eq!((read::wish(&world.view, &name("m")), world.counted()), (Ok(None), 0));
+    world.check(within(second), refused(Refusal::WishNotFound(name("m"))));
 }
 
 #[test]

@@ -147,12 +147,16 @@ impl Model for Tasks {
                 matches!(state.task().state, TaskState::Completed { .. })
             }),
             Property::sometimes(
-                "a task whose node is lost ends where somebody cancelled it",
+                "a task whose node is lost goes on to its end where somebody cancelled it",
                 |_, state: &TasksState| {
                     let task = state.task();
-                    task.cancel_asked && task.state == TaskState::Cancelled
+                    task.cancel_asked && task.losses > 0 && task.state == TaskState::Queued
                 },
             ),
+            // No node says here that it ended one.
+            Property::always("what a lost node began is not cancelled behind its back", |_, state: &TasksState| {
+                state.task().losses == 0 || state.task().state != TaskState::Cancelled
+            }),
             Property::sometimes("a lease is renewed beyond its first end", |_, state: &TasksState| {
                 let beyond = state.world.now > 1 + LEASE && state.begun.len() == 1;
                 beyond
