@@ -80,8 +80,7 @@ impl Sites {
 
     /// Those of some nodes that are heard just now.
     pub(crate) fn heard_of(&self, nodes: &[NodeId]) -> Vec<NodeId> {
-        let is_heard = |site: &&Site| site.is_self || site.health == Health::Alive;
-        let heard = self.sites.iter().filter(is_heard).map(|site| site.node);
+        let heard = self.sites.iter().filter(|site| site.is_heard()).map(|site| site.node);
         heard.filter(|node| nodes.contains(node)).collect()
     }
 
