@@ -155,7 +155,7 @@ impl Changes for ChangesOverAdmin {
         async move { admin.drain_by(&by, &node, drained).await.map_err(refused) }.boxed()
     }
 
-    fn rescan(&self, _by: &Call) -> Answer<Vec<Rescanned>> {
+    fn rescan(&self) -> Answer<Vec<Rescanned>> {
         let (rescans, engines) = (self.rescans.clone(), self.engines());
         async move {
             let found = rescans.all(&engines?).await.map_err(|fault| refused(fault.into()))?;
