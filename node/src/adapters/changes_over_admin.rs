@@ -6,7 +6,7 @@
 
 use futures::FutureExt as _;
 use futures::stream::StreamExt as _;
-use tokio::time::sleep;
+use tokio::time::Instant;
 
 use ollamax_core::catalog::{self, Location, read};
 use ollamax_core::health::Health;
@@ -22,6 +22,7 @@ use ollamax_types::{ErrorCode, ModelName, NodeId, Timestamp};
 use crate::adapters::lab_over_admin::refused;
 use crate::adapters::rescan_over_net::{Found, Rescans};
 use crate::adapters::tasks_over_metadata::{moment, name_of};
+use crate::follow::next_look;
 use crate::slot::{MemberEngines, Slot};
 
 use self::copies::{Copies, plan_lines};
@@ -104,7 +105,7 @@ impl ChangesOverAdmin {
         let acts = told.plan.unwrap_or_default().acts;
         let mut changes = engines.metadata.changes();
         loop {
-            changes.borrow_and_update();
+            let began = Instant::now();
             let copies = read::locations_of(&*engines.metadata.view(), &name);
             let copies = copies.map_err(|fault| refused(fault.into()))?;
             let (gone, left): (Vec<_>, Vec<_>) = acts.iter().partition(|act| is_gone(act, &copies));
@@ -115,11 +116,11 @@ impl ChangesOverAdmin {
                 let bytes = gone.iter().map(|act| act.frees_bytes).sum();
                 return Ok(Deleted { nodes: gone.iter().map(|act| act.node_name.clone()).collect(), bytes });
             }
-            tokio::select! {
-                biased;
-                () = work.cancelled.cancelled() => return Err(not_waited_for(&name)),
-                changed = changes.changed() => changed.map_err(|_| stopping())?,
-                () = sleep(copies::LOOK_INTERVAL) => {}
+            let woken = next_look(&mut changes, began.elapsed(), copies::LOOK_INTERVAL);
+            match work.cancelled.run_until_cancelled(woken).await {
+                Some(true) => {}
+                Some(false) => return Err(stopping()),
+                None => return Err(not_waited_for(&name)),
             }
         }
     }
@@ -251,7 +252,7 @@ fn is_gone(act: &v1::ActView, copies: &[Location]) -> bool {
 }
 
 fn is_heard(engines: &MemberEngines, node: NodeId) -> bool {
-    node == engines.node || engines.scheduler.health(node) == Health::Alive
+    engines.scheduler.health(node) == Health::Alive
 }
 
 fn not_waited_for(name: &ModelName) -> ToolError {

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use ollamax_core::catalog::models::holders;
@@ -26,7 +26,7 @@ use ollamax_transfer as transfer;
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
 use crate::follow::presence::{Prospect, Scene, leading_term, standing};
-use crate::follow::{change_in_term, pause_after};
+use crate::follow::{change_in_term, next_look};
 use crate::metrics::{CopyMetrics, Moved};
 use crate::sites::{HEAR_TIMEOUT, Sites};
 
@@ -111,18 +111,10 @@ pub(crate) async fn follow(planner: Planner, stop: CancellationToken) {
     // Since when, and in which term; and what it has seen in it.
     let mut leads: Option<(u64, Instant, Book)> = None;
     loop {
-        let pause = pause_after(leads.as_ref().map_or(Duration::ZERO, |(_, _, book)| book.took));
-        let woken = async {
-            sleep(pause).await;
-            tokio::select! {
-                changed = changes.changed() => changed.is_ok(),
-                () = sleep(LOOK_INTERVAL.saturating_sub(pause)) => true,
-            }
-        };
-        if stop.run_until_cancelled(woken).await != Some(true) {
+        let took = leads.as_ref().map_or(Duration::ZERO, |(_, _, book)| book.took);
+        if stop.run_until_cancelled(next_look(&mut changes, took, LOOK_INTERVAL)).await != Some(true) {
             return;
         }
-        changes.borrow_and_update();
         if let Err(fault) = planner.prospect.watch() {
             tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read the members to watch them");
         }
