@@ -243,11 +243,9 @@ async fn is_asked_still(engines: &MemberEngines, name: &ModelName, digest: Diges
 
 #[cfg(test)]
 mod tests {
-    use ollamax_core::catalog::mem::MemView;
-    use ollamax_core::catalog::{
-        Cordon, Drop, Key, Location, Member, MemberState, Mutation, Pin, Record, Replicas, Wish,
-    };
-    use ollamax_types::{Incarnation, ModelRecord, PeerId, Role, Timestamp};
+    use ollamax_core::catalog::mem::{self, MemView};
+    use ollamax_core::catalog::{Drop, Key, Location, Mutation, Pin, Record, Replicas, Wish};
+    use ollamax_types::{ModelRecord, Timestamp};
 
     use super::*;
 
@@ -260,21 +258,7 @@ mod tests {
     }
 
     fn own_record() -> Mutation {
-        let member = Member {
-            id: NodeId(1),
-            name: "n1".to_owned(),
-            peer_id: PeerId("p1".to_owned()),
-            incarnation: Incarnation([1; 16]),
-            role: Role::Voter,
-            state: MemberState::Active,
-            peer_addresses: vec![],
-            p2p_addresses: vec![],
-            api_addresses: vec![],
-            joined_at: Timestamp(0),
-            labels: BTreeMap::new(),
-            own_labels: BTreeMap::new(),
-            cordon: Cordon::Open,
-        };
+        let member = mem::member(1);
         Mutation::Put(Key::Member(member.id), Record::Member(member))
     }
 
@@ -367,19 +351,11 @@ mod tests {
             let copies: Vec<Mutation> = others.iter().map(|(node, byte)| held_by(*node, "a", *byte)).collect();
             view.write(&copies);
             let wish = Wish {
-                name: name("a"),
-                round: 7,
-                insecure: false,
                 replicas: wanted.0,
                 digest: wanted.1.map(digest),
                 size_bytes: 7,
-                plan: None,
-                failures: BTreeMap::new(),
-                asked_at: Timestamp(0),
-                asked_by: "test".to_owned(),
-                want: Default::default(),
-                declared: false,
                 surplus: surplus.iter().copied().map(NodeId).collect(),
+                ..mem::wish(name("a"))
             };
             view.write(&[Mutation::Put(Key::Wish(name("a").key()), Record::Wish(Box::new(wish)))]);
             let asked = asked_of(&view, NodeId(1), &|node| node != NodeId(4)).expect("readable").expect("it is there");

@@ -165,8 +165,8 @@ async fn note(
 
 #[cfg(test)]
 mod tests {
-    use ollamax_core::catalog::mem::MemView;
-    use ollamax_core::catalog::{Key, Mutation, Pin, Record, Replicas, Version, Want};
+    use ollamax_core::catalog::mem::{self, MemView};
+    use ollamax_core::catalog::{Key, Mutation, Pin, Record, Replicas, Version};
     use ollamax_types::{Digest, ModelName, ModelRecord, NodeId};
 
     use super::*;
@@ -207,19 +207,13 @@ mod tests {
 
     fn wished(byte: u8, asked_ms: u64) -> Vec<Mutation> {
         let wish = Wish {
-            name: name(),
             round: 1,
-            insecure: false,
             replicas: Replicas::Count(1),
             digest: Some(digest(byte)),
             size_bytes: 7,
-            plan: None,
-            failures: BTreeMap::new(),
             asked_at: Timestamp(asked_ms),
             asked_by: "admin".to_owned(),
-            want: Want::default(),
-            declared: false,
-            surplus: Default::default(),
+            ..mem::wish(name())
         };
         vec![Mutation::Put(Key::Wish(name().key()), Record::Wish(Box::new(wish)))]
     }

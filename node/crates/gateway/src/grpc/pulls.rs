@@ -528,7 +528,7 @@ impl Models for Pulls {
 mod tests {
     use std::future::ready;
 
-    use ollamax_core::catalog::mem::MemView;
+    use ollamax_core::catalog::mem::{self, MemView};
     use ollamax_core::catalog::{Key, Location, Model, Mutation, Pin, Plan, PlanKind, Record};
     use ollamax_proto::v1::pull_progress::Stage as Step;
     use ollamax_types::{Digest, ModelRecord, Timestamp};
@@ -609,19 +609,10 @@ mod tests {
                 kind: PlanKind::Asked,
             };
             let wish = Wish {
-                name: name.clone(),
-                round: 7,
-                insecure: false,
                 replicas: Replicas::Nodes(ids(&[2])),
-                digest: None,
-                size_bytes: 0,
                 plan: targets.map(plan),
-                failures: BTreeMap::new(),
-                asked_at: Timestamp(0),
-                asked_by: "test".to_owned(),
-                want: Want::default(),
-                declared: false,
                 surplus: ids(surplus).into_iter().collect(),
+                ..mem::wish(name.clone())
             };
             let pin = is_pinned.then(|| Pin { digest: Digest([1; 32]), by: "test".to_owned(), at: Timestamp(1) });
             let model = Model { pin, ..Model::new(name.clone(), Timestamp(1)) };

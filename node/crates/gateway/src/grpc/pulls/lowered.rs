@@ -32,8 +32,8 @@ pub(super) fn told(progress: v1::PullProgress, there: &BTreeMap<NodeId, Digest>)
 
 #[cfg(test)]
 mod tests {
-    use ollamax_core::catalog::mem::MemView;
-    use ollamax_core::catalog::{Key, Location, Mutation, Plan, PlanKind, Record, Want};
+    use ollamax_core::catalog::mem::{self, MemView};
+    use ollamax_core::catalog::{Key, Location, Mutation, Plan, PlanKind, Record};
     use ollamax_types::{ModelName, ModelRecord, Timestamp};
 
     use super::*;
@@ -55,19 +55,11 @@ mod tests {
     fn wish(replicas: Replicas, digest: Option<Digest>) -> Wish {
         let targets = [1, 2, 3].map(NodeId).to_vec();
         Wish {
-            name: name(),
-            round: 7,
-            insecure: false,
             replicas,
             digest,
             size_bytes: 1,
             plan: Some(Plan { ingester: NodeId(1), targets, made_at: Timestamp(1), kind: PlanKind::Asked }),
-            failures: BTreeMap::new(),
-            asked_at: Timestamp(0),
-            asked_by: "test".to_owned(),
-            want: Want::default(),
-            declared: false,
-            surplus: Default::default(),
+            ..mem::wish(name())
         }
     }
 
