@@ -103,10 +103,7 @@ impl tools_server::Tools for Tools {
     }
 
     async fn call_tool(&self, request: Request<v1::CallToolRequest>) -> Reply<v1::CallToolReply> {
-        let caller = match caller_of(&request) {
-            Ok(caller) => caller,
-            Err(error) => return reply(Err(error)),
-        };
+        let caller = caller_of(&request)?;
         reply(self.call(caller, request.into_inner()).await)
     }
 
