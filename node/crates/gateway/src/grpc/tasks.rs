@@ -12,7 +12,7 @@ use ollamax_tools::ToolError;
 use ollamax_tools::views::{TaskError, TaskView};
 
 use super::daemon::AdminError;
-use super::tools::caller_of;
+use super::tools::{self, caller_of};
 use super::{Reply, reply};
 use crate::toolbox::Toolbox;
 
@@ -50,9 +50,7 @@ fn shown(task: TaskView) -> Option<v1::TaskView> {
 }
 
 fn refused(error: ToolError) -> AdminError {
-    let ToolError { code, message, next, .. } = error;
-    let next = if next.is_empty() { LIST.to_owned() } else { next };
-    AdminError::new(code, message, "", next)
+    tools::told(error, LIST)
 }
 
 #[tonic::async_trait]
