@@ -20,7 +20,7 @@ use ollamax_tools::{Caller, OnceKey, ToolError};
 use ollamax_types::{ErrorCode, ModelName, NodeId, Timestamp};
 
 use crate::adapters::lab_over_admin::refused;
-use crate::adapters::rescan_over_net::{Found, Rescans};
+use crate::adapters::rescan_over_net::Rescans;
 use crate::adapters::tasks_over_metadata::{moment, name_of};
 use crate::follow::next_look;
 use crate::slot::{MemberEngines, Slot};
@@ -158,11 +158,7 @@ impl Changes for ChangesOverAdmin {
 
     fn rescan(&self) -> Answer<Vec<Rescanned>> {
         let (rescans, engines) = (self.rescans.clone(), self.engines());
-        async move {
-            let found = rescans.all(&engines?).await.map_err(|fault| refused(fault.into()))?;
-            Ok(found.into_iter().map(rescanned).collect())
-        }
-        .boxed()
+        async move { rescans.all(&engines?).await.map_err(|fault| refused(fault.into())) }.boxed()
     }
 
     fn plan_pull(&self, asked: &PullAsked) -> Answer<Vec<String>> {
@@ -265,14 +261,6 @@ fn stopping() -> ToolError {
     ToolError::new(ErrorCode::Draining, "this node is stopping", "ask another node")
 }
 
-fn rescanned(found: Found) -> Rescanned {
-    let Found { node, models } = found;
-    match models {
-        Ok(models) => Rescanned { node, models: Some(models), problem: None },
-        Err(problem) => Rescanned { node, models: None, problem: Some(problem) },
-    }
-}
-
 fn event(event: v1::ClusterEvent) -> EventView {
     let v1::ClusterEvent { revision, at_ms, kind, subject, text } = event;
     EventView { revision, at: moment(Timestamp(at_ms)), kind, text: format!("{subject}: {text}") }
@@ -331,14 +319,6 @@ mod tests {
         let guard = v1::GuardView { what: "it is pinned".to_owned(), ..v1::GuardView::default() };
         let told = v1::RemoveModelReply { refusal: Some(guard), ..reply(&[], false) };
         assert_eq!(deletion_lines(&told), [goes, "it would be refused: it is pinned"]);
-    }
-
-    #[test]
-    fn what_was_found_or_why_not_is_told() {
-        let found = |models: Result<u32, String>| rescanned(Found { node: "a".to_owned(), models });
-        assert_eq!(found(Ok(3)).models, Some(3));
-        let silent = found(Err("it cannot be reached".to_owned()));
-        assert_eq!((silent.models, silent.problem.as_deref()), (None, Some("it cannot be reached")));
     }
 
     #[test]
