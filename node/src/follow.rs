@@ -42,8 +42,8 @@ pub(crate) fn pause_after(took: Duration) -> Duration {
     LOOK_AGAIN_AFTER.max(took.saturating_mul(LOOK_SHARE - 1))
 }
 
-/// Waits for the next look after one that took so long: for its pause, and then for a change or the rest of the interval.
-/// What changes from then on ends the next wait. Whether anything can change any more.
+/// Waits for the next look after one that took so long: for its pause, and then for a change or the rest of the
+/// interval. What changes from then on ends the next wait. Whether anything can change any more.
 pub(crate) async fn next_look(changes: &mut watch::Receiver<u64>, took: Duration, interval: Duration) -> bool {
     let pause = pause_after(took);
     sleep(pause).await;
