@@ -22,7 +22,7 @@ use ollamax_types::{ErrorCode, ModelName, NodeId, Timestamp};
 use crate::adapters::lab_over_admin::refused;
 use crate::adapters::rescan_over_net::Rescans;
 use crate::adapters::tasks_over_metadata::{moment, name_of};
-use crate::follow::next_look;
+use crate::follow::{next_look, pause_after};
 use crate::slot::{MemberEngines, Slot};
 
 use self::copies::{Copies, plan_lines};
@@ -116,7 +116,7 @@ impl ChangesOverAdmin {
                 let bytes = gone.iter().map(|act| act.frees_bytes).sum();
                 return Ok(Deleted { nodes: gone.iter().map(|act| act.node_name.clone()).collect(), bytes });
             }
-            let woken = next_look(&mut changes, began.elapsed(), copies::LOOK_INTERVAL);
+            let woken = next_look(&mut changes, pause_after(began.elapsed()), copies::LOOK_INTERVAL);
             match work.cancelled.run_until_cancelled(woken).await {
                 Some(true) => {}
                 Some(false) => return Err(stopping()),

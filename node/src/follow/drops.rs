@@ -23,7 +23,7 @@ use ollamax_metadata as metadata;
 use ollamax_metadata::ReadError;
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
-use crate::follow::pause_after;
+use crate::follow::{next_look, pause_after};
 use crate::slot::MemberEngines;
 
 /// How long a copy may be in use before it goes all the same.
@@ -79,7 +79,6 @@ async fn listen(engines: &MemberEngines, drops: &watch::Sender<Vec<(ModelName, D
     let mut changes = engines.metadata.changes();
     let mut interval = LOOK_INTERVAL;
     loop {
-        changes.borrow_and_update();
         let began = Instant::now();
         match asked_here(engines) {
             Ok(Some(asked)) => {
@@ -96,12 +95,7 @@ async fn listen(engines: &MemberEngines, drops: &watch::Sender<Vec<(ModelName, D
                 tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read which copies shall go");
             }
         }
-        sleep(pause_after(began.elapsed())).await;
-        let is_open = tokio::select! {
-            changed = changes.changed() => changed.is_ok(),
-            () = sleep(interval) => true,
-        };
-        if !is_open {
+        if !next_look(&mut changes, pause_after(began.elapsed()), interval).await {
             return;
         }
     }

@@ -26,7 +26,7 @@ use ollamax_transfer as transfer;
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
 use crate::follow::presence::{Prospect, Scene, leading_term, standing};
-use crate::follow::{change_in_term, next_look};
+use crate::follow::{change_in_term, next_look, pause_after};
 use crate::metrics::{CopyMetrics, Moved};
 use crate::sites::{HEAR_TIMEOUT, Sites};
 
@@ -111,8 +111,8 @@ pub(crate) async fn follow(planner: Planner, stop: CancellationToken) {
     // Since when, and in which term; and what it has seen in it.
     let mut leads: Option<(u64, Instant, Book)> = None;
     loop {
-        let took = leads.as_ref().map_or(Duration::ZERO, |(_, _, book)| book.took);
-        if stop.run_until_cancelled(next_look(&mut changes, took, LOOK_INTERVAL)).await != Some(true) {
+        let pause = pause_after(leads.as_ref().map_or(Duration::ZERO, |(_, _, book)| book.took));
+        if stop.run_until_cancelled(next_look(&mut changes, pause, LOOK_INTERVAL)).await != Some(true) {
             return;
         }
         if let Err(fault) = planner.prospect.watch() {
