@@ -55,19 +55,25 @@ pub(crate) fn similar<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> 
     near.map_or_else(String::new, |(_, name)| format!("did you mean {name:?}?"))
 }
 
-/// Bytes for a table or a line: what would break it is escaped.
+/// Bytes for a table or a line: what would break it, or have it read otherwise than it is, is escaped.
 pub(crate) fn in_one_line(bytes: &[u8]) -> String {
     const SHOWN_MAX: usize = 120;
     let text = String::from_utf8_lossy(bytes);
     let mut line: String = text
         .chars()
         .take(SHOWN_MAX)
-        .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
+        .flat_map(|c| if is_unclear(c) { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
         .collect();
     if text.chars().nth(SHOWN_MAX).is_some() {
         line.push('…');
     }
     line
+}
+
+/// What nobody sees: it ends a line, moves the cursor, or turns the direction in which what follows is shown.
+fn is_unclear(c: char) -> bool {
+    let is_hidden = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}');
+    c.is_control() || is_hidden || matches!(c, '\u{61c}' | '\u{feff}')
 }
 
 #[cfg(test)]
@@ -103,6 +109,7 @@ mod tests {
     #[test]
     fn a_line_stays_a_line() {
         assert_eq!(in_one_line(b"a\nb\x1b[31m"), "a\\nb\\u{1b}[31m");
+        assert_eq!(in_one_line("ä\u{202e}b\u{2028}\u{feff}".as_bytes()), "ä\\u{202e}b\\u{2028}\\u{feff}");
         assert_eq!(in_one_line(&[b'x'; 200]).chars().count(), 121);
     }
 }

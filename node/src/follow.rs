@@ -6,6 +6,9 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio::time::sleep;
+
 use ollamax_core::catalog::Command;
 use ollamax_metadata as metadata;
 use ollamax_metadata::{Committed, ProposeError};
@@ -39,6 +42,18 @@ pub(crate) fn pause_after(took: Duration) -> Duration {
     LOOK_AGAIN_AFTER.max(took.saturating_mul(LOOK_SHARE - 1))
 }
 
+/// Waits for the next look: for the pause after the last one, and then for a change or the rest of the interval. What
+/// changes from then on ends the next wait. Whether anything can change any more.
+pub(crate) async fn next_look(changes: &mut watch::Receiver<u64>, pause: Duration, interval: Duration) -> bool {
+    sleep(pause).await;
+    let is_open = tokio::select! {
+        changed = changes.changed() => changed.is_ok(),
+        () = sleep(interval.saturating_sub(pause)) => true,
+    };
+    changes.borrow_and_update();
+    is_open
+}
+
 /// Makes one change as the leader of this term. It is refused where another one leads by then.
 pub(crate) async fn change_in_term(
     metadata: &metadata::Handle,
@@ -54,7 +69,26 @@ pub(crate) async fn change_in_term(
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_look_comes_with_a_change_after_its_pause_and_else_after_the_interval() {
+        let (state, mut changes) = watch::channel(0);
+        let mut check = async |pause_ms: u64, expected_ms: u64, what: &str| {
+            let began = Instant::now();
+            assert!(next_look(&mut changes, Duration::from_millis(pause_ms), Duration::from_secs(1)).await, "{what}");
+            let (waited, expected) = (began.elapsed(), Duration::from_millis(expected_ms));
+            assert!(waited >= expected && waited < expected + Duration::from_millis(10), "{what}: {waited:?}");
+        };
+        check(100, 1_000, "nothing changes").await;
+        state.send_replace(1);
+        check(100, 100, "something has changed").await;
+        check(1_800, 1_800, "the pause is longer than the interval").await;
+        drop(state);
+        assert!(!next_look(&mut changes, Duration::ZERO, Duration::from_secs(1)).await, "the node stops");
+    }
 
     #[test]
     fn looking_takes_a_tenth_of_the_time_at_most() {

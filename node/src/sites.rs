@@ -83,8 +83,7 @@ impl Sites {
 
     /// Those of some nodes that are heard just now.
     pub(crate) fn heard_of(&self, nodes: &[NodeId]) -> Vec<NodeId> {
-        let is_heard = |site: &&Site| site.is_self || site.health == Health::Alive;
-        let heard = self.sites.iter().filter(is_heard).map(|site| site.node);
+        let heard = self.sites.iter().filter(|site| site.is_heard()).map(|site| site.node);
         heard.filter(|node| nodes.contains(node)).collect()
     }
 
@@ -100,29 +99,15 @@ mod tests {
     use tokio_util::sync::CancellationToken;
     use tokio_util::task::TaskTracker;
 
-    use ollamax_core::catalog::mem::MemView;
+    use ollamax_core::catalog::mem::{self, MemView};
     use ollamax_core::catalog::{Key, Mutation, Record};
     use ollamax_scheduler::mem::{MemPlacements, MemRemote, MemRuntime};
-    use ollamax_types::{Applies, Clock, Incarnation, PeerId, Role, RuntimeState, SpareRule, Timestamp};
+    use ollamax_types::{Applies, Clock, Role, RuntimeState, SpareRule, Timestamp};
 
     use super::*;
 
     fn member(id: u64, role: Role, state: MemberState) -> Mutation {
-        let member = Member {
-            id: NodeId(id),
-            name: format!("n{id}"),
-            peer_id: PeerId(format!("p{id}")),
-            incarnation: Incarnation([1; 16]),
-            role,
-            state,
-            peer_addresses: vec![],
-            p2p_addresses: vec![],
-            api_addresses: vec![],
-            joined_at: Timestamp(0),
-            labels: Default::default(),
-            own_labels: Default::default(),
-            cordon: Default::default(),
-        };
+        let member = Member { role, state, ..mem::member(id) };
         Mutation::Put(Key::Member(member.id), Record::Member(member))
     }
 

@@ -7,7 +7,7 @@
 
 use futures::FutureExt as _;
 use futures::stream::StreamExt as _;
-use tokio::time::sleep;
+use tokio::time::Instant;
 
 use ollamax_core::catalog::{self, Fault, Location, Model, read};
 use ollamax_core::health::Health;
@@ -22,8 +22,9 @@ use ollamax_tools::{Caller, OnceKey, ToolError};
 use ollamax_types::{ErrorCode, ModelName, NodeId, Timestamp};
 
 use crate::adapters::lab_over_admin::refused;
-use crate::adapters::rescan_over_net::{Found, Rescans};
+use crate::adapters::rescan_over_net::Rescans;
 use crate::adapters::tasks_over_metadata::{moment, name_of};
+use crate::follow::{next_look, pause_after};
 use crate::slot::{MemberEngines, Slot};
 
 use self::copies::{Copies, plan_lines};
@@ -102,7 +103,7 @@ impl ChangesOverAdmin {
         engines.metadata.read_barrier().await.map_err(|error| refused(error.into()))?;
         let mut changes = engines.metadata.changes();
         loop {
-            changes.borrow_and_update();
+            let began = Instant::now();
             let (copies, model) = on_record(&engines, &name).map_err(|fault| refused(fault.into()))?;
             let (gone, left): (Vec<_>, Vec<_>) = acts.iter().partition(|act| is_gone(act, &copies));
             let (done, total) = (gone.len() as u64, acts.len() as u64);
@@ -114,11 +115,11 @@ impl ChangesOverAdmin {
                 let bytes = gone.iter().map(|act| act.frees_bytes).sum();
                 return Ok(Deleted { nodes: gone.iter().map(|act| act.node_name.clone()).collect(), bytes });
             }
-            tokio::select! {
-                biased;
-                () = work.cancelled.cancelled() => return Err(not_waited_for(&name)),
-                changed = changes.changed() => changed.map_err(|_| stopping())?,
-                () = sleep(copies::LOOK_INTERVAL) => {}
+            let woken = next_look(&mut changes, pause_after(began.elapsed()), copies::LOOK_INTERVAL);
+            match work.cancelled.run_until_cancelled(woken).await {
+                Some(true) => {}
+                Some(false) => return Err(stopping()),
+                None => return Err(not_waited_for(&name)),
             }
         }
     }
@@ -154,13 +155,9 @@ impl Changes for ChangesOverAdmin {
         async move { admin.drain_by(&by, &node, drained).await.map_err(refused) }.boxed()
     }
 
-    fn rescan(&self, _by: &Call) -> Answer<Vec<Rescanned>> {
+    fn rescan(&self) -> Answer<Vec<Rescanned>> {
         let (rescans, engines) = (self.rescans.clone(), self.engines());
-        async move {
-            let found = rescans.all(&engines?).await.map_err(|fault| refused(fault.into()))?;
-            Ok(found.into_iter().map(rescanned).collect())
-        }
-        .boxed()
+        async move { rescans.all(&engines?).await.map_err(|fault| refused(fault.into())) }.boxed()
     }
 
     fn plan_pull(&self, asked: &PullAsked) -> Answer<Foreseen> {
@@ -280,7 +277,7 @@ fn is_to_go(act: &v1::ActView, model: Option<&Model>) -> bool {
 }
 
 fn is_heard(engines: &MemberEngines, node: NodeId) -> bool {
-    node == engines.node || engines.scheduler.health(node) == Health::Alive
+    engines.scheduler.health(node) == Health::Alive
 }
 
 /// What is said of a pull that somebody had end.
@@ -312,14 +309,6 @@ fn not_waited_for(name: &ModelName) -> ToolError {
 
 fn stopping() -> ToolError {
     ToolError::new(ErrorCode::Draining, "this node is stopping", "ask another node")
-}
-
-fn rescanned(found: Found) -> Rescanned {
-    let Found { node, models } = found;
-    match models {
-        Ok(models) => Rescanned { node, models: Some(models), problem: None },
-        Err(problem) => Rescanned { node, models: None, problem: Some(problem) },
-    }
 }
 
 fn event(event: v1::ClusterEvent) -> EventView {
@@ -417,14 +406,6 @@ mod tests {
         let refusal = told.refusal.expect("it is held back");
         assert_eq!((refusal.code, refusal.next.as_str()), (ErrorCode::StalePlacement, "ollamax model show m"));
         assert_eq!((told.lines, refusal.message.as_str()), (vec![goes.to_owned()], "it is pinned: by name"));
-    }
-
-    #[test]
-    fn what_was_found_or_why_not_is_told() {
-        let found = |models: Result<u32, String>| rescanned(Found { node: "a".to_owned(), models });
-        assert_eq!(found(Ok(3)).models, Some(3));
-        let silent = found(Err("it cannot be reached".to_owned()));
-        assert_eq!((silent.models, silent.problem.as_deref()), (None, Some("it cannot be reached")));
     }
 
     #[test]

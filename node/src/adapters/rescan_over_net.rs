@@ -15,6 +15,7 @@ use ollamax_outbound::RuntimeHandle;
 use ollamax_proto::v1;
 use ollamax_proto::v1::inventory_client::InventoryClient;
 use ollamax_proto::v1::inventory_server::{Inventory, InventoryServer};
+use ollamax_tools::views::Rescanned;
 use ollamax_transfer as transfer;
 use ollamax_types::{ErrorCode, NodeId, Role};
 
@@ -28,15 +29,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 const ASK_AT_ONCE: usize = 16;
 /// What is said where there is nothing to look at.
 const NO_RUNTIME: &str = "there is no runtime beside it; run ollamax doctor there";
-
-/// What one node found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Found {
-    /// Its name.
-    pub(crate) node: String,
-    /// How many models its runtime lists, or why that is not known.
-    pub(crate) models: Result<u32, String>,
-}
 
 /// The asking side.
 #[derive(Debug, Clone)]
@@ -58,31 +50,35 @@ impl Rescans {
     ///
     /// # Errors
     /// When the members cannot be read.
-    pub(crate) async fn all(&self, engines: &MemberEngines) -> Result<Vec<Found>, Fault> {
+    pub(crate) async fn all(&self, engines: &MemberEngines) -> Result<Vec<Rescanned>, Fault> {
         let members = read::members(&*engines.metadata.view())?.into_iter();
         let answers: Vec<_> = members.filter(holds_models).map(|member| self.one(member, engines.clone())).collect();
-        let mut found: Vec<Found> = stream::iter(answers).buffer_unordered(ASK_AT_ONCE).collect().await;
+        let mut found: Vec<Rescanned> = stream::iter(answers).buffer_unordered(ASK_AT_ONCE).collect().await;
         found.sort_by(|one, other| one.node.cmp(&other.node));
         Ok(found)
     }
 
-    async fn one(&self, member: Member, engines: MemberEngines) -> Found {
+    async fn one(&self, member: Member, engines: MemberEngines) -> Rescanned {
         let Member { id, name, .. } = member;
         let asked = async {
             if id == engines.node { here(&engines.transfer, &self.runtime).await } else { self.there(id).await }
         };
         let models = match timeout(ANSWER_TIMEOUT, asked).await {
-            Ok(Ok(models)) => Ok(models),
-            Ok(Err(status)) => Err(told(&status)),
+            Ok(answer) => answer.map_err(|status| told(&status)),
             Err(_) => Err(format!("it did not answer within {} s", ANSWER_TIMEOUT.as_secs())),
         };
-        Found { node: name, models }
+        rescanned(name, models)
     }
 
     async fn there(&self, node: NodeId) -> Result<u32, Status> {
         let mut client = InventoryClient::new(self.net.channel(node, Class::Forward));
         client.rescan(v1::RescanOrder {}).await.map(|outcome| outcome.into_inner().models)
     }
+}
+
+/// How many models a node's runtime lists, or why that is not known.
+fn rescanned(node: String, models: Result<u32, String>) -> Rescanned {
+    Rescanned { node, models: models.as_ref().ok().copied(), problem: models.err() }
 }
 
 /// Gateways hold no models, whatever runs beside them.
@@ -139,6 +135,14 @@ impl Inventory for InventoryService {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_found_or_why_not_is_told() {
+        let found = |models: Result<u32, String>| rescanned("a".to_owned(), models);
+        assert_eq!((found(Ok(3)).models, found(Ok(3)).problem), (Some(3), None));
+        let silent = found(Err("it cannot be reached".to_owned()));
+        assert_eq!((silent.models, silent.problem.as_deref()), (None, Some("it cannot be reached")));
+    }
 
     #[test]
     fn a_node_that_did_not_look_is_told_with_the_reason() {

@@ -145,8 +145,7 @@ fn parse(id: &str) -> Result<TaskId, ToolError> {
 }
 
 fn unknown(id: &str) -> ToolError {
-    let shown: String = id.chars().take(64).collect();
-    ToolError::new(ErrorCode::TaskNotFound, format!("there is no task {shown:?}"), "ollamax task list")
+    ToolError::unknown_task(id, "ollamax task list")
 }
 
 fn not_seen_yet(id: TaskId) -> ToolError {

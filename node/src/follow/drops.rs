@@ -23,7 +23,7 @@ use ollamax_metadata as metadata;
 use ollamax_metadata::ReadError;
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
-use crate::follow::pause_after;
+use crate::follow::{next_look, pause_after};
 use crate::slot::MemberEngines;
 
 /// How long a copy may be in use before it goes all the same.
@@ -79,7 +79,6 @@ async fn listen(engines: &MemberEngines, drops: &watch::Sender<Vec<(ModelName, D
     let mut changes = engines.metadata.changes();
     let mut interval = LOOK_INTERVAL;
     loop {
-        changes.borrow_and_update();
         let began = Instant::now();
         match asked_here(engines) {
             Ok(Some(asked)) => {
@@ -96,12 +95,7 @@ async fn listen(engines: &MemberEngines, drops: &watch::Sender<Vec<(ModelName, D
                 tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read which copies shall go");
             }
         }
-        sleep(pause_after(began.elapsed())).await;
-        let is_open = tokio::select! {
-            changed = changes.changed() => changed.is_ok(),
-            () = sleep(interval) => true,
-        };
-        if !is_open {
+        if !next_look(&mut changes, pause_after(began.elapsed()), interval).await {
             return;
         }
     }
@@ -243,11 +237,9 @@ async fn is_asked_still(engines: &MemberEngines, name: &ModelName, digest: Diges
 
 #[cfg(test)]
 mod tests {
-    use ollamax_core::catalog::mem::MemView;
-    use ollamax_core::catalog::{
-        Cordon, Drop, Key, Location, Member, MemberState, Mutation, Pin, Record, Replicas, Wish,
-    };
-    use ollamax_types::{Incarnation, ModelRecord, PeerId, Role, Timestamp};
+    use ollamax_core::catalog::mem::{self, MemView};
+    use ollamax_core::catalog::{Drop, Key, Location, Mutation, Pin, Record, Replicas, Wish};
+    use ollamax_types::{ModelRecord, Timestamp};
 
     use super::*;
 
@@ -260,21 +252,7 @@ mod tests {
     }
 
     fn own_record() -> Mutation {
-        let member = Member {
-            id: NodeId(1),
-            name: "n1".to_owned(),
-            peer_id: PeerId("p1".to_owned()),
-            incarnation: Incarnation([1; 16]),
-            role: Role::Voter,
-            state: MemberState::Active,
-            peer_addresses: vec![],
-            p2p_addresses: vec![],
-            api_addresses: vec![],
-            joined_at: Timestamp(0),
-            labels: BTreeMap::new(),
-            own_labels: BTreeMap::new(),
-            cordon: Cordon::Open,
-        };
+        let member = mem::member(1);
         Mutation::Put(Key::Member(member.id), Record::Member(member))
     }
 
@@ -367,19 +345,11 @@ mod tests {
             let copies: Vec<Mutation> = others.iter().map(|(node, byte)| held_by(*node, "a", *byte)).collect();
             view.write(&copies);
             let wish = Wish {
-                name: name("a"),
-                round: 7,
-                insecure: false,
                 replicas: wanted.0,
                 digest: wanted.1.map(digest),
                 size_bytes: 7,
-                plan: None,
-                failures: BTreeMap::new(),
-                asked_at: Timestamp(0),
-                asked_by: "test".to_owned(),
-                want: Default::default(),
-                declared: false,
                 surplus: surplus.iter().copied().map(NodeId).collect(),
+                ..mem::wish(name("a"))
             };
             view.write(&[Mutation::Put(Key::Wish(name("a").key()), Record::Wish(Box::new(wish)))]);
             let asked = asked_of(&view, NodeId(1), &|node| node != NodeId(4)).expect("readable").expect("it is there");

@@ -14,7 +14,6 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use ollamax_core::catalog::{Command, Fault, Task, read};
-use ollamax_core::health::Health;
 use ollamax_core::placement::Site;
 use ollamax_core::tasks::Host;
 use ollamax_gateway::Toolbox;
@@ -201,8 +200,7 @@ impl Lead for OnRecord {
 
 /// A member that is heard, and is not being emptied, takes tasks.
 fn host(site: &Site) -> Host {
-    let is_heard = site.is_self || site.health == Health::Alive;
-    Host { node: site.node, is_fit: is_heard && !site.drained }
+    Host { node: site.node, is_fit: site.is_heard() && !site.drained }
 }
 
 /// The tools of this node.

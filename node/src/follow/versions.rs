@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use ollamax_core::catalog::models::standing_digest;
@@ -19,7 +19,7 @@ use ollamax_security::draw_request_id;
 use ollamax_types::{Clock, ErrorCode, Timestamp};
 
 use crate::follow::presence::leading_term;
-use crate::follow::{change_in_term, pause_after};
+use crate::follow::{change_in_term, next_look, pause_after};
 
 /// Time between two looks although nothing changed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
@@ -101,17 +101,9 @@ pub(crate) async fn follow(metadata: metadata::Handle, clock: Clock, stop: Cance
     let mut refused: BTreeMap<String, Instant> = BTreeMap::new();
     loop {
         let pause = pause_after(took).max(LOOK_AGAIN_AFTER);
-        let woken = async {
-            sleep(pause).await;
-            tokio::select! {
-                changed = changes.changed() => changed.is_ok(),
-                () = sleep(LOOK_INTERVAL) => true,
-            }
-        };
-        if stop.run_until_cancelled(woken).await != Some(true) {
+        if stop.run_until_cancelled(next_look(&mut changes, pause, LOOK_INTERVAL)).await != Some(true) {
             return;
         }
-        changes.borrow_and_update();
         let Some(term) = leading_term(&metadata) else { continue };
         refused.retain(|_, at| at.elapsed() < REFUSED_FOR);
         let began = Instant::now();
@@ -165,8 +157,8 @@ async fn note(
 
 #[cfg(test)]
 mod tests {
-    use ollamax_core::catalog::mem::MemView;
-    use ollamax_core::catalog::{Key, Mutation, Pin, Record, Replicas, Version, Want};
+    use ollamax_core::catalog::mem::{self, MemView};
+    use ollamax_core::catalog::{Key, Mutation, Pin, Record, Replicas, Version};
     use ollamax_types::{Digest, ModelName, ModelRecord, NodeId};
 
     use super::*;
@@ -207,19 +199,13 @@ mod tests {
 
     fn wished(byte: u8, asked_ms: u64) -> Vec<Mutation> {
         let wish = Wish {
-            name: name(),
             round: 1,
-            insecure: false,
             replicas: Replicas::Count(1),
             digest: Some(digest(byte)),
             size_bytes: 7,
-            plan: None,
-            failures: BTreeMap::new(),
             asked_at: Timestamp(asked_ms),
             asked_by: "admin".to_owned(),
-            want: Want::default(),
-            declared: false,
-            surplus: Default::default(),
+            ..mem::wish(name())
         };
         vec![Mutation::Put(Key::Wish(name().key()), Record::Wish(Box::new(wish)))]
     }

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use ollamax_core::catalog::models::holders;
@@ -27,7 +27,7 @@ use ollamax_types::limits::HEAR_TIMEOUT;
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
 use crate::follow::presence::{Prospect, Scene, leading_term, standing};
-use crate::follow::{change_in_term, pause_after};
+use crate::follow::{change_in_term, next_look, pause_after};
 use crate::metrics::{CopyMetrics, Moved};
 use crate::sites::Sites;
 
@@ -113,17 +113,9 @@ pub(crate) async fn follow(planner: Planner, stop: CancellationToken) {
     let mut leads: Option<(u64, Instant, Book)> = None;
     loop {
         let pause = pause_after(leads.as_ref().map_or(Duration::ZERO, |(_, _, book)| book.took));
-        let woken = async {
-            sleep(pause).await;
-            tokio::select! {
-                changed = changes.changed() => changed.is_ok(),
-                () = sleep(LOOK_INTERVAL.saturating_sub(pause)) => true,
-            }
-        };
-        if stop.run_until_cancelled(woken).await != Some(true) {
+        if stop.run_until_cancelled(next_look(&mut changes, pause, LOOK_INTERVAL)).await != Some(true) {
             return;
         }
-        changes.borrow_and_update();
         if let Err(fault) = planner.prospect.watch() {
             tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read the members to watch them");
         }

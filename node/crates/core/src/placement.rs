@@ -118,8 +118,9 @@ impl Site {
         keeps && self.unable().is_none()
     }
 
-    /// A node hears itself.
-    fn is_heard(&self) -> bool {
+    /// Whether it is heard just now; a node hears itself.
+    #[must_use]
+    pub fn is_heard(&self) -> bool {
         self.is_self || self.health == Health::Alive
     }
 

@@ -151,9 +151,7 @@ fn refused(name: ModelName, node: NodeId, error: PullError) -> PullProgress {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use ollamax_core::catalog::mem::MemView;
+    use ollamax_core::catalog::mem::{self, MemView};
     use ollamax_core::catalog::{Command, Failure, Key, Location, Mutation, Plan, Record, Replicas};
     use ollamax_types::{Digest, ErrorCode, ModelRecord, Timestamp};
 
@@ -171,24 +169,16 @@ mod tests {
         let failure =
             || Failure { code: ErrorCode::DiskFull, text: "full".to_owned(), at: Timestamp(2), by_hand: false };
         Wish {
-            name: name(),
-            round: 7,
-            insecure: false,
             replicas: Replicas::Count(3),
             digest,
-            size_bytes: 0,
             plan: targets.first().copied().map(|ingester| Plan {
                 ingester,
                 targets,
                 made_at: Timestamp(1),
                 kind: Default::default(),
             }),
-            failures: failed.iter().map(|node| (NodeId(*node), failure())).collect::<BTreeMap<_, _>>(),
-            asked_at: Timestamp(0),
-            asked_by: "test".to_owned(),
-            want: Default::default(),
-            declared: false,
-            surplus: Default::default(),
+            failures: failed.iter().map(|node| (NodeId(*node), failure())).collect(),
+            ..mem::wish(name())
         }
     }
 

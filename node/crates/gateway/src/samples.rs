@@ -1,28 +1,8 @@
 //! A member and what a node says of itself, for tests: whoever needs another one says in what it differs.
 
-use std::collections::BTreeMap;
+use ollamax_types::{Applies, Beat, NodeId, RuntimeKind, RuntimeState, Timestamp};
 
-use ollamax_core::catalog::{Cordon, Member, MemberState};
-use ollamax_types::{Applies, Beat, Incarnation, NodeId, PeerId, Role, RuntimeKind, RuntimeState, Timestamp};
-
-/// A voter that takes models.
-pub(crate) fn member(id: u64) -> Member {
-    Member {
-        id: NodeId(id),
-        name: format!("n{id}"),
-        peer_id: PeerId(format!("p{id}")),
-        incarnation: Incarnation([1; 16]),
-        role: Role::Voter,
-        state: MemberState::Active,
-        peer_addresses: Vec::new(),
-        p2p_addresses: Vec::new(),
-        api_addresses: Vec::new(),
-        joined_at: Timestamp(0),
-        labels: BTreeMap::new(),
-        own_labels: BTreeMap::new(),
-        cordon: Cordon::Open,
-    }
-}
+pub(crate) use ollamax_core::catalog::mem::member;
 
 /// A node with a runtime that answers, and nothing in it.
 pub(crate) fn beat(node: u64) -> Beat {

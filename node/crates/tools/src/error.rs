@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 
 use ollamax_types::ErrorCode;
 
+/// Characters of an id that nobody knows, where it is told.
+const ID_CHARS_MAX: usize = 64;
+
 /// A tool's answer where it could not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -51,6 +54,14 @@ impl ToolError {
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>, next: impl Into<String>) -> Self {
         Self { code, message: message.into(), next: next.into(), retry_after: None }
+    }
+
+    /// There is no task of this id, or none that whoever asks may see; what was sent for an id is told, and not at any
+    /// length. `next` shows those that there are.
+    #[must_use]
+    pub fn unknown_task(id: &str, next: &str) -> Self {
+        let id: String = id.chars().take(ID_CHARS_MAX).collect();
+        Self::new(ErrorCode::TaskNotFound, format!("there is no task {id:?}"), next)
     }
 
     /// The form in which callers read it.

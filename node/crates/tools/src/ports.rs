@@ -170,7 +170,7 @@ pub trait Changes: Send + Sync + 'static {
     fn set_drained(&self, by: &Call, node: &str, drained: bool) -> Answer<()>;
 
     /// Has every node look anew at which models are in its folder. One that does not answer is told as such.
-    fn rescan(&self, by: &Call) -> Answer<Vec<Rescanned>>;
+    fn rescan(&self) -> Answer<Vec<Rescanned>>;
 
     /// What a pull would do, line by line. Changes nothing.
     fn plan_pull(&self, asked: &PullAsked) -> Answer<Foreseen>;

@@ -207,7 +207,7 @@ impl PullError {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::Manifest(error) | Self::Blob { error, .. } => error.code,
-            Self::BadManifest(_) => ErrorCode::ManifestInvalid,
+            Self::BadManifest(_) | Self::DamagedManifest { .. } => ErrorCode::ManifestInvalid,
             Self::Silent { .. } | Self::Peers { .. } => ErrorCode::OriginFailed,
             Self::OtherSize { .. } => ErrorCode::DigestConflict,
             Self::Ledger(error) => error.code(),
@@ -215,7 +215,7 @@ impl PullError {
             Self::NoRoom { .. } | Self::DiskFull { .. } => ErrorCode::DiskFull,
             Self::NotWritable { .. } => ErrorCode::StoreNotWritable,
             Self::NoStore(_) | Self::RuntimeDown { .. } => ErrorCode::RuntimeUnavailable,
-            Self::Disk(_) | Self::DamagedManifest { .. } => ErrorCode::StorageFailed,
+            Self::Disk(_) => ErrorCode::StorageFailed,
             Self::Cancelled | Self::Overtaken { .. } => ErrorCode::PullCancelled,
             Self::Stopping => ErrorCode::Draining,
             Self::TooMany(..) | Self::TooManyWatchers(_) | Self::TooManyChecks(_) => ErrorCode::Overloaded,
@@ -226,18 +226,6 @@ impl PullError {
             | Self::NotRemoved { code, .. }
             | Self::Bundle { code, .. }
             | Self::Elsewhere { code, .. } => *code,
-        }
-    }
-
-    /// Whether it tells of a manifest that is none. Another node says that by its text alone.
-    #[must_use]
-    pub fn is_of_manifest(&self) -> bool {
-        match self {
-            Self::DamagedManifest { .. } => true,
-            Self::Elsewhere { code: ErrorCode::StorageFailed, text, .. } => {
-                text.starts_with("the manifest of ") && text.contains(" is damaged: ")
-            }
-            _ => false,
         }
     }
 
@@ -399,7 +387,9 @@ mod tests {
         let text = "4 have files read again already, which is the limit";
         check(PullError::TooManyChecks(4), ErrorCode::Overloaded, text);
         let text = "another version of llama3.2:latest was put into the store meanwhile; it stays";
-        check(PullError::Overtaken { name }, ErrorCode::PullCancelled, text);
+        check(PullError::Overtaken { name: name.clone() }, ErrorCode::PullCancelled, text);
+        let (why, text) = ("no JSON".to_owned(), "the manifest of llama3.2:latest is damaged: no JSON");
+        check(PullError::DamagedManifest { name, why }, ErrorCode::ManifestInvalid, text);
         let damaged = PullError::of_bundle(&BundleError::Missing(Digest([0xab; 32])));
         let text = format!("{} is missing in the bundle", "ab".repeat(32));
         check(damaged, ErrorCode::DigestMismatch, &text);
@@ -408,23 +398,5 @@ mod tests {
         let code = ErrorCode::DiskFull;
         let elsewhere = PullError::Elsewhere { node: NodeId(3), code, text: "full".to_owned() };
         check(elsewhere, code, "node 3: full");
-    }
-
-    #[test]
-    fn a_damaged_manifest_is_known_wherever_it_is_told() {
-        let (name, why) = ("m".parse::<ModelName>().expect("a name"), "/models/m: no JSON".to_owned());
-        let here = PullError::DamagedManifest { name, why };
-        let elsewhere = |code, text: &str| PullError::Elsewhere { node: NodeId(3), code, text: text.to_owned() };
-        let told = "the manifest of m:latest is damaged: /models/m: no JSON";
-        assert_eq!((here.code(), here.to_string().as_str()), (ErrorCode::StorageFailed, told));
-        assert!(here.is_of_manifest() && elsewhere(ErrorCode::StorageFailed, told).is_of_manifest());
-        let others = [
-            elsewhere(ErrorCode::Internal, told),
-            elsewhere(ErrorCode::StorageFailed, "open /var/lib/ollamax/transfer/index: it is damaged: page 3"),
-            PullError::Disk("a task of the pull broke down".to_owned()),
-        ];
-        for other in others {
-            assert!(!other.is_of_manifest(), "{other}");
-        }
     }
 }

@@ -15,7 +15,6 @@ use ollamax_tools::{
     Call, DeclarationError, Example, Idempotency, Limits, Principal, Spec, TASK_WAIT_MAX, Tasks, Tool, ToolError, task,
     tasklist,
 };
-use ollamax_types::ErrorCode;
 
 use crate::cluster::FAMILY;
 
@@ -189,7 +188,7 @@ async fn seen(tasks: &dyn Tasks, call: &Call, id: &str) -> Result<TaskView, Tool
         return Ok(found);
     }
     // The same as where there is none.
-    Err(ToolError::new(ErrorCode::TaskNotFound, format!("there is no task {id:?}"), "list_tasks"))
+    Err(ToolError::unknown_task(id, "list_tasks"))
 }
 
 #[cfg(test)]

@@ -122,7 +122,7 @@ pub(crate) fn tools(changes: &Arc<dyn Changes>) -> Result<Vec<Tool>, Declaration
             configure(Arc::clone(&config), call, asked).boxed()
         })?,
         Tool::new(PIN_MODEL, move |call: Call, asked: PinAsked| pin(Arc::clone(&pins), call, asked).boxed())?,
-        Tool::new(RESCAN_AVAILABLE_MODELS, move |call: Call, _: Nothing| rescan(Arc::clone(&scans), call).boxed())?,
+        Tool::new(RESCAN_AVAILABLE_MODELS, move |_: Call, _: Nothing| rescan(Arc::clone(&scans)).boxed())?,
     ])
 }
 
@@ -165,8 +165,8 @@ async fn pin(changes: Arc<dyn Changes>, call: Call, asked: PinAsked) -> Result<P
     Ok(Pinned { name, digest: None })
 }
 
-async fn rescan(changes: Arc<dyn Changes>, call: Call) -> Result<Found, ToolError> {
-    Ok(Found { nodes: changes.rescan(&call).await? })
+async fn rescan(changes: Arc<dyn Changes>) -> Result<Found, ToolError> {
+    Ok(Found { nodes: changes.rescan().await? })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What follows from the record is a table; what is told is told to a cluster of one.
 
-use ollamax_core::catalog::mem::MemView;
+use ollamax_core::catalog::mem::{self, MemView};
 use ollamax_core::catalog::{CLUSTER_VERSION, Cordon, Failure, Key, Location, Model, Mutation, Pin, Plan, Record};
 use ollamax_scheduler::RuntimeReport;
 use ollamax_types::{ModelRecord, SpareRule};
@@ -22,21 +22,7 @@ fn nodes(ids: &[u64]) -> Vec<NodeId> {
 fn wish(ingester: u64, targets: &[u64], version: Option<u8>) -> Wish {
     let plan =
         Plan { ingester: NodeId(ingester), targets: nodes(targets), made_at: Timestamp(1), kind: Default::default() };
-    Wish {
-        name: name(),
-        round: 7,
-        insecure: true,
-        replicas: Replicas::Count(2),
-        digest: version.map(|byte| Digest([byte; 32])),
-        size_bytes: 0,
-        plan: Some(plan),
-        failures: BTreeMap::new(),
-        asked_at: Timestamp(0),
-        asked_by: "test".to_owned(),
-        want: Default::default(),
-        declared: false,
-        surplus: Default::default(),
-    }
+    Wish { insecure: true, digest: version.map(|byte| Digest([byte; 32])), plan: Some(plan), ..mem::wish(name()) }
 }
 
 /// A copy of this version on each of these nodes.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use prometheus::Registry;
 
-use ollamax_core::catalog::mem::MemView;
+use ollamax_core::catalog::mem::{self, MemView};
 use ollamax_core::catalog::{
     CLUSTER_VERSION, Cordon, Failure, How, Key, Location, Mutation, Plan, Record, Replicas, Version,
 };
@@ -57,21 +57,7 @@ fn site(node: u64, free_bytes: u64) -> Site {
 }
 
 fn asked(count: u32) -> Wish {
-    Wish {
-        name: name(),
-        round: 7,
-        insecure: false,
-        replicas: Replicas::Count(count),
-        digest: None,
-        size_bytes: 0,
-        plan: None,
-        failures: BTreeMap::new(),
-        asked_at: Timestamp(0),
-        asked_by: "test".to_owned(),
-        want: Default::default(),
-        declared: false,
-        surplus: Default::default(),
-    }
+    Wish { replicas: Replicas::Count(count), ..mem::wish(name()) }
 }
 
 /// For two copies, and planned so.

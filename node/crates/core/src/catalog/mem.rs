@@ -11,6 +11,10 @@ use super::command::{Answer, Entry};
 use super::record::{Due, Key, KeyRange, Record};
 use super::view::{Fault, Mutation, View};
 
+pub use self::records::{member, wish};
+
+mod records;
+
 /// All records of a state, in memory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MemView {

@@ -536,29 +536,15 @@ pub(super) fn has_copy(view: &dyn View, name: &ModelName) -> Result<bool, Fault>
 
 #[cfg(test)]
 mod tests {
-    use ollamax_types::{Incarnation, ModelRecord, Role};
+    use ollamax_types::ModelRecord;
 
     use super::*;
-    use crate::catalog::mem::MemView;
+    use crate::catalog::mem::{self, MemView};
     use crate::catalog::record::MemberState;
     use crate::catalog::view::Mutation;
 
     fn member(id: u64, name: &str, state: MemberState) -> Mutation {
-        let member = Member {
-            id: NodeId(id),
-            name: name.to_owned(),
-            peer_id: PeerId(format!("p{id}")),
-            incarnation: Incarnation([1; 16]),
-            role: Role::Voter,
-            state,
-            peer_addresses: vec![],
-            p2p_addresses: vec![],
-            api_addresses: vec![],
-            joined_at: Timestamp(0),
-            labels: Default::default(),
-            own_labels: Default::default(),
-            cordon: Default::default(),
-        };
+        let member = Member { name: name.to_owned(), state, ..mem::member(id) };
         Mutation::Put(Key::Member(member.id), Record::Member(member))
     }
 

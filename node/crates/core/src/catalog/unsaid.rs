@@ -53,10 +53,10 @@ fn came_to_nothing(view: &dyn View, wish: &Wish) -> Result<bool, Fault> {
 
 #[cfg(test)]
 mod tests {
-    use ollamax_types::{Digest, Incarnation, ModelName, ModelRecord, PeerId, Role, Timestamp};
+    use ollamax_types::{Digest, ModelName, ModelRecord, Role, Timestamp};
 
     use super::*;
-    use crate::catalog::mem::MemView;
+    use crate::catalog::mem::{self, MemView};
     use crate::catalog::record::{Key, Location, MemberState, Plan, Record};
     use crate::catalog::view::Mutation;
 
@@ -75,12 +75,8 @@ mod tests {
         let failure = |by_hand| Failure { code: ErrorCode::DiskFull, text: String::new(), at: Timestamp(2), by_hand };
         let targets = ids(targets);
         Wish {
-            name: name(),
-            round: 7,
-            insecure: false,
             replicas: Replicas::Count(3),
             digest,
-            size_bytes: 0,
             plan: targets.first().copied().map(|ingester| Plan {
                 ingester,
                 targets,
@@ -88,11 +84,7 @@ mod tests {
                 kind: Default::default(),
             }),
             failures: failed.iter().map(|(node, by_hand)| (NodeId(*node), failure(*by_hand))).collect(),
-            asked_at: Timestamp(0),
-            asked_by: "test".to_owned(),
-            want: Default::default(),
-            declared: false,
-            surplus: Default::default(),
+            ..mem::wish(name())
         }
     }
 
@@ -107,21 +99,7 @@ mod tests {
     }
 
     fn member(id: u64, role: Role, state: MemberState) -> Mutation {
-        let member = Member {
-            id: NodeId(id),
-            name: format!("n{id}"),
-            peer_id: PeerId(format!("p{id}")),
-            incarnation: Incarnation([1; 16]),
-            role,
-            state,
-            peer_addresses: vec![],
-            p2p_addresses: vec![],
-            api_addresses: vec![],
-            joined_at: Timestamp(0),
-            labels: Default::default(),
-            own_labels: Default::default(),
-            cordon: Default::default(),
-        };
+        let member = Member { role, state, ..mem::member(id) };
         Mutation::Put(Key::Member(member.id), Record::Member(member))
     }
 

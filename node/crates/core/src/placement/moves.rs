@@ -231,8 +231,7 @@ impl<'a> World<'a> {
 
     /// There, but its runtime has not answered for so long that nobody waits for what shall come to it.
     fn is_idle(&self, site: &Site) -> bool {
-        let is_heard = site.is_self || site.health == Health::Alive;
-        is_heard && !site.runtime_up && self.facts.runtimes.lost(site.node, self.facts.knobs.repair_after)
+        site.is_heard() && !site.runtime_up && self.facts.runtimes.lost(site.node, self.facts.knobs.repair_after)
     }
 
     /// There for so long that it may get copies and lose them.
@@ -545,8 +544,8 @@ impl<'a> Case<'a> {
             Replicas::Nodes(_) => 0,
         };
         let kept: Vec<NodeId> = plan.targets.iter().copied().filter(|target| self.keeps_its_place(*target)).collect();
-        let is_heard = |site: &&Site| site.is_self || site.health == Health::Alive;
-        let back = self.going().filter(is_heard).filter(|site| site.misplaced(&self.wish().want).is_none());
+        let back =
+            self.going().filter(|site| site.is_heard()).filter(|site| site.misplaced(&self.wish().want).is_none());
         let back = back.map(|site| site.node).filter(|node| !kept.contains(node));
         let back: Vec<NodeId> = back.take(missing.min(WISH_TARGETS_MAX.saturating_sub(kept.len()))).collect();
         let first = back.first().copied()?;
@@ -655,9 +654,8 @@ impl<'a> Case<'a> {
     fn source(&self, plan: &Plan) -> Option<NodeId> {
         let able = self.copies().chain(self.going()).filter(|site| site.health != Health::Dead);
         let rank = |site: &&Site| {
-            let is_heard = site.is_self || site.health == Health::Alive;
             let stays = !self.standing.dropping.contains(&site.node);
-            (is_heard, stays, site.runtime_up, site.node == plan.ingester, Reverse(site.node))
+            (site.is_heard(), stays, site.runtime_up, site.node == plan.ingester, Reverse(site.node))
         };
         able.max_by_key(rank).map(|site| site.node)
     }

@@ -2,31 +2,17 @@
 
 mod explored;
 
-use ollamax_types::{Incarnation, PeerId, Timestamp};
+use ollamax_types::Timestamp;
 
 use super::Change::{Demote, Promote, Replace};
 use super::*;
-use crate::catalog::MemberState;
+use crate::catalog::{MemberState, mem};
 
 const HOUR: u64 = 3_600;
 
 fn member(id: u64, role: Role, departed: bool) -> Member {
     let state = if departed { MemberState::Departed { at: Timestamp(1) } } else { MemberState::Active };
-    Member {
-        id: NodeId(id),
-        name: format!("n{id}"),
-        peer_id: PeerId(format!("p{id}")),
-        incarnation: Incarnation([0; 16]),
-        role,
-        state,
-        peer_addresses: vec![],
-        p2p_addresses: vec![],
-        api_addresses: vec![],
-        joined_at: Timestamp(0),
-        labels: Default::default(),
-        own_labels: Default::default(),
-        cordon: Default::default(),
-    }
+    Member { role, state, ..mem::member(id) }
 }
 
 /// One letter each from id 1: v(oter), l(earner), g(ateway), d(eparted voter).

@@ -121,8 +121,8 @@ fn model_left(view: &dyn View, copy: &Location) -> Result<v1::ModelLeft, Fault> 
 
 #[cfg(test)]
 mod tests {
-    use ollamax_core::catalog::mem::MemView;
-    use ollamax_core::catalog::{Key, Mutation, Record, Want, Wish};
+    use ollamax_core::catalog::mem::{self, MemView};
+    use ollamax_core::catalog::{Key, Mutation, Record, Wish};
     use ollamax_types::{Digest, ModelRecord, Timestamp};
 
     use super::*;
@@ -144,21 +144,8 @@ mod tests {
     }
 
     fn wish(name: &str, replicas: Replicas) -> Mutation {
-        let wish = Wish {
-            name: name.parse().expect("a name"),
-            round: 7,
-            insecure: false,
-            replicas,
-            digest: Some(Digest([1; 32])),
-            size_bytes: 5,
-            plan: None,
-            failures: BTreeMap::new(),
-            asked_at: Timestamp(0),
-            asked_by: "test".to_owned(),
-            want: Want::default(),
-            declared: false,
-            surplus: Default::default(),
-        };
+        let wish =
+            Wish { replicas, digest: Some(Digest([1; 32])), size_bytes: 5, ..mem::wish(name.parse().expect("a name")) };
         Mutation::Put(Key::Wish(wish.name.key()), Record::Wish(Box::new(wish)))
     }
 

@@ -191,7 +191,7 @@ fn forbidden(what: String, why: &str, next: impl Into<String>) -> AdminError {
 mod tests {
     use std::collections::BTreeMap;
 
-    use ollamax_core::catalog::{Cordon, Plan, Want};
+    use ollamax_core::catalog::{Cordon, Plan, Want, mem};
     use ollamax_types::{Beat, Digest, Role, RuntimeState, Timestamp};
 
     use super::*;
@@ -200,10 +200,6 @@ mod tests {
     /// On nodes 1 and 2, which have it.
     fn wish() -> Wish {
         Wish {
-            name: "m".parse().expect("a name"),
-            round: 7,
-            insecure: false,
-            replicas: Replicas::Count(2),
             digest: Some(Digest([1; 32])),
             size_bytes: 100,
             plan: Some(Plan {
@@ -212,12 +208,7 @@ mod tests {
                 made_at: Timestamp(1),
                 kind: PlanKind::Asked,
             }),
-            failures: BTreeMap::new(),
-            asked_at: Timestamp(0),
-            asked_by: "test".to_owned(),
-            want: Want::default(),
-            declared: false,
-            surplus: Default::default(),
+            ..mem::wish("m".parse().expect("a name"))
         }
     }
 

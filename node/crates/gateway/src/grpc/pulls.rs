@@ -250,15 +250,17 @@ pub(super) async fn wish(
             };
             let is_unsaid = said.is_none();
             let told = wished::told(looks, accept_by, Arc::clone(&name_of), said);
-            let with_record = move |told: Result<v1::PullProgress, Status>| {
+            let with_record = move |told: Result<v1::PullProgress, Status>| -> Result<v1::PullProgress, Status> {
+                let progress = told?;
                 // Of a record that cannot be read nothing is known here; whoever changes it says so.
                 let view = metadata.view();
-                let nodes = leaving(&*view, &name).unwrap_or_default();
-                let there = lowered::there(&*view, &name).unwrap_or_default();
+                let Ok(Some(wish)) = read::wish(&*view, &name) else { return Ok(progress) };
+                let nodes = leaving(&*view, &wish).unwrap_or_default();
+                let there = lowered::there(&*view, &wish).unwrap_or_default();
                 let leaving = nodes.into_iter().map(|node| name_of(node)).collect();
-                let kept = if is_unsaid { kept(&*view, &name).ok().flatten() } else { None };
-                let kept = kept.map(|replicas| places(&replicas, &*name_of)).unwrap_or_default();
-                told.map(|progress| v1::PullProgress { leaving, kept, ..lowered::told(progress, &there) })
+                let kept = kept(&wish).filter(|_| is_unsaid).map(|replicas| places(replicas, &*name_of));
+                let kept = kept.unwrap_or_default();
+                Ok(v1::PullProgress { leaving, kept, ..lowered::told(progress, &there) })
             };
             Ok(told.map(with_record).boxed())
         }
@@ -273,14 +275,14 @@ pub(super) async fn wish(
 
 /// Who loses its copy when all have it that are to: who had it for the sake of a number, and is not among those that
 /// were named since. The pinned version of a name goes from nowhere.
-fn leaving(view: &dyn View, name: &ModelName) -> Result<Vec<NodeId>, Fault> {
-    let Some(Wish { plan: Some(plan), surplus, .. }) = read::wish(view, name)? else { return Ok(Vec::new()) };
-    let mut staying = plan.targets;
+fn leaving(view: &dyn View, wish: &Wish) -> Result<Vec<NodeId>, Fault> {
+    let Wish { name, plan: Some(plan), surplus, .. } = wish else { return Ok(Vec::new()) };
+    let mut staying = plan.targets.clone();
     if let Some(pin) = models::pin_of(view, name)? {
         let copies = read::locations_of(view, name)?.into_iter();
         staying.extend(copies.filter(|copy| copy.model.digest == pin).map(|copy| copy.node));
     }
-    Ok(surplus.into_iter().filter(|node| !staying.contains(node)).collect())
+    Ok(surplus.iter().copied().filter(|node| !staying.contains(node)).collect())
 }
 
 /// The members that a wish for all nodes means: who takes new copies, and is not kept away from.
@@ -295,9 +297,8 @@ fn everywhere(view: &dyn View, name: &ModelName) -> Result<BTreeSet<NodeId>, Fau
 }
 
 /// Where a model stays wanted that somebody asked for who said nothing of places; `None`: as it is for everybody.
-fn kept(view: &dyn View, name: &ModelName) -> Result<Option<Replicas>, Fault> {
-    let wanted = read::wish(view, name)?.map(|wish| wish.replicas);
-    Ok(wanted.filter(|replicas| *replicas != Replicas::Count(order::REPLICAS)))
+fn kept(wish: &Wish) -> Option<&Replicas> {
+    Some(&wish.replicas).filter(|replicas| **replicas != Replicas::Count(order::REPLICAS))
 }
 
 /// What nodes are called.
@@ -532,7 +533,7 @@ impl Models for Pulls {
 mod tests {
     use std::future::ready;
 
-    use ollamax_core::catalog::mem::MemView;
+    use ollamax_core::catalog::mem::{self, MemView};
     use ollamax_core::catalog::{Key, Location, Model, Mutation, Pin, Plan, PlanKind, Record};
     use ollamax_proto::v1::pull_progress::Stage as Step;
     use ollamax_types::{Digest, ModelRecord, Timestamp};
@@ -614,19 +615,10 @@ mod tests {
                 kind: PlanKind::Asked,
             };
             let wish = Wish {
-                name: name.clone(),
-                round: 7,
-                insecure: false,
                 replicas: Replicas::Nodes(ids(&[2])),
-                digest: None,
-                size_bytes: 0,
                 plan: targets.map(plan),
-                failures: BTreeMap::new(),
-                asked_at: Timestamp(0),
-                asked_by: "test".to_owned(),
-                want: Want::default(),
-                declared: false,
                 surplus: ids(surplus).into_iter().collect(),
+                ..mem::wish(name.clone())
             };
             let pin = is_pinned.then(|| Pin { digest: Digest([1; 32]), by: "test".to_owned(), at: Timestamp(1) });
             let model = Model { pin, ..Model::new(name.clone(), Timestamp(1)) };
@@ -647,17 +639,15 @@ mod tests {
             view.write(&[
                 copy(1, 2),
                 copy(3, 1),
-                Mutation::Put(Key::Wish(name.key()), Record::Wish(Box::new(wish))),
                 Mutation::Put(Key::Model(name.key()), Record::Model(Box::new(model))),
             ]);
-            assert_eq!(leaving(&view, &name), Ok(ids(expected)), "{what}");
+            assert_eq!(leaving(&view, &wish), Ok(ids(expected)), "{what}");
         };
         check("two are not named", Some(&[2]), &[1, 3], false, &[1, 3]);
         check("nobody", Some(&[2]), &[], false, &[]);
         check("who is to have it stays", Some(&[2, 3]), &[1, 3], false, &[1]);
         check("it is not planned yet", None, &[1, 3], false, &[]);
         check("what is pinned stays, and no other version", Some(&[2]), &[1, 3], true, &[1]);
-        assert_eq!(leaving(&MemView::default(), &name), Ok(vec![]), "nothing is wished");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use ollamax_tools::views::{TaskError, TaskView};
 use ollamax_tools::{TasksAsked, ToolError};
 
 use super::daemon::AdminError;
-use super::tools::caller_of;
+use super::tools::{self, caller_of};
 use super::{Reply, reply};
 use crate::toolbox::Toolbox;
 
@@ -57,9 +57,7 @@ fn shown(task: TaskView) -> Option<v1::TaskView> {
 }
 
 fn refused(error: ToolError) -> AdminError {
-    let ToolError { code, message, next, .. } = error;
-    let next = if next.is_empty() { LIST.to_owned() } else { next };
-    AdminError::new(code, message, "", next)
+    tools::told(error, LIST)
 }
 
 #[tonic::async_trait]
@@ -77,38 +75,26 @@ impl tasks_server::Tasks for Tasks {
     }
 
     async fn get_task(&self, request: Request<v1::GetTaskRequest>) -> Reply<v1::GetTaskReply> {
-        let caller = match caller_of(&request) {
-            Ok(caller) => caller,
-            Err(error) => return reply(Err(error)),
-        };
+        let caller = caller_of(&request)?;
         let v1::GetTaskRequest { id, wait_ms } = request.into_inner();
         let found = self.0.task_within(&caller, &id, Duration::from_millis(u64::from(wait_ms))).await;
         reply(found.map(|task| v1::GetTaskReply { task: shown(task) }).map_err(refused))
     }
 
     async fn cancel_task(&self, request: Request<v1::CancelTaskRequest>) -> Reply<v1::CancelTaskReply> {
-        let caller = match caller_of(&request) {
-            Ok(caller) => caller,
-            Err(error) => return reply(Err(error)),
-        };
+        let caller = caller_of(&request)?;
         let ended = self.0.cancel_task(&caller, &request.into_inner().id).await;
         reply(ended.map(|task| v1::CancelTaskReply { task: shown(task) }).map_err(refused))
     }
 
     async fn retry_task(&self, request: Request<v1::RetryTaskRequest>) -> Reply<v1::RetryTaskReply> {
-        let caller = match caller_of(&request) {
-            Ok(caller) => caller,
-            Err(error) => return reply(Err(error)),
-        };
+        let caller = caller_of(&request)?;
         let queued = self.0.retry_task(&caller, &request.into_inner().id).await;
         reply(queued.map(|task| v1::RetryTaskReply { task: shown(task) }).map_err(refused))
     }
 
     async fn decide_task(&self, request: Request<v1::DecideTaskRequest>) -> Reply<v1::DecideTaskReply> {
-        let caller = match caller_of(&request) {
-            Ok(caller) => caller,
-            Err(error) => return reply(Err(error)),
-        };
+        let caller = caller_of(&request)?;
         let v1::DecideTaskRequest { id, approved } = request.into_inner();
         let decided = self.0.decide_task(&caller, &id, approved).await;
         reply(decided.map(|task| v1::DecideTaskReply { task: shown(task) }).map_err(refused))

@@ -79,11 +79,15 @@ fn unknown(name: &str) -> AdminError {
 fn refused(error: CallError) -> AdminError {
     match error {
         CallError::UnknownTool(name) => unknown(&name),
-        CallError::Failed(ToolError { code, message, next, .. }) => {
-            let next = if next.is_empty() { LIST.to_owned() } else { next };
-            AdminError::new(code, message, "", next)
-        }
+        CallError::Failed(error) => told(error, LIST),
     }
+}
+
+/// What a tool refused; where it does not say what to do, `list` shows what there is.
+pub(super) fn told(error: ToolError, list: &str) -> AdminError {
+    let ToolError { code, message, next, .. } = error;
+    let next = if next.is_empty() { list.to_owned() } else { next };
+    AdminError::new(code, message, "", next)
 }
 
 /// The user whose program asks.
@@ -104,10 +108,7 @@ impl tools_server::Tools for Tools {
     }
 
     async fn call_tool(&self, request: Request<v1::CallToolRequest>) -> Reply<v1::CallToolReply> {
-        let caller = match caller_of(&request) {
-            Ok(caller) => caller,
-            Err(error) => return reply(Err(error)),
-        };
+        let caller = caller_of(&request)?;
         reply(self.call(caller, request.into_inner()).await)
     }
 

@@ -246,8 +246,8 @@ pub(super) fn told(node: &str, failure: &Failure) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ollamax_core::catalog::mem::MemView;
-    use ollamax_core::catalog::{Key, MemberState, Mutation, Plan, PlanKind, Record, Want};
+    use ollamax_core::catalog::mem::{self, MemView};
+    use ollamax_core::catalog::{Key, MemberState, Mutation, Plan, PlanKind, Record};
     use ollamax_types::{Digest, ModelName, Timestamp};
 
     use super::*;
@@ -260,12 +260,7 @@ mod tests {
             (NodeId(*node), Failure { code, text, at: Timestamp(2), by_hand: false })
         };
         Wish {
-            name: "m".parse().expect("a name"),
-            round: 7,
-            insecure: false,
-            replicas: Replicas::Count(2),
             digest,
-            size_bytes: 0,
             plan: targets.first().copied().map(|ingester| Plan {
                 ingester,
                 targets,
@@ -273,11 +268,7 @@ mod tests {
                 kind: PlanKind::Asked,
             }),
             failures: failed.iter().map(failure).collect(),
-            asked_at: Timestamp(0),
-            asked_by: "test".to_owned(),
-            want: Want::default(),
-            declared: false,
-            surplus: Default::default(),
+            ..mem::wish("m".parse().expect("a name"))
         }
     }
 

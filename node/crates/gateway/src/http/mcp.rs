@@ -11,9 +11,9 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::request::Parts as Head;
-use axum::http::{HeaderMap, Method, Response, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use serde::Deserialize;
@@ -66,7 +66,7 @@ struct Admitted {
     head: Head,
     bytes: Bytes,
     is_json: bool,
-    _held: Option<body::Held>,
+    held: Option<body::Held>,
 }
 
 /// What is read of a message in a revision that is not spoken.
@@ -124,13 +124,13 @@ pub(crate) async fn answer(door: &OpenDoor, service: &Service, request: Request)
 
 /// Lets the protocol answer a message.
 async fn hand_over(tools: &Toolbox, service: &Service, admitted: Admitted) -> Response<Body> {
-    let Admitted { mut head, bytes, is_json, _held } = admitted;
+    let Admitted { mut head, bytes, is_json, held } = admitted;
     let watched = match head.extensions.get::<Caller>() {
         Some(caller) => Watched::of(tools, caller, &bytes).await,
         None => Watched::default(),
     };
     head.extensions.insert(watched.clone());
-    let response = service.handle(axum::http::Request::from_parts(head, Full::new(bytes))).await;
+    let response = kept(service.handle(axum::http::Request::from_parts(head, Full::new(bytes))).await, held);
     if is_json && response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
         // It is JSON, so it is the message that cannot be read.
         return Refusal::no_request().into_response();
@@ -140,6 +140,21 @@ async fn hand_over(tools: &Toolbox, service: &Service, admitted: Admitted) -> Re
         return refusal.into_response();
     }
     response.map(|body| watched.acknowledge(body))
+}
+
+/// The protocol remembers a message until its answer ends: where that is a stream, the message counts among the bodies
+/// until then. Other answers are whole by now.
+fn kept(response: Response<Body>, held: Option<body::Held>) -> Response<Body> {
+    let kind = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    if !kind.starts_with(b"text/event-stream") {
+        return response;
+    }
+    response.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let _held = &held;
+            frame
+        }))
+    })
 }
 
 // === impl Service ===
@@ -170,7 +185,7 @@ async fn admit(door: &OpenDoor, request: Request) -> Result<Admitted, Refusal> {
     } else {
         (Bytes::new(), None)
     };
-    Ok(Admitted { head, bytes, is_json, _held: held })
+    Ok(Admitted { head, bytes, is_json, held })
 }
 
 /// One message, which is JSON.
@@ -249,7 +264,7 @@ mod tests {
         let check = |versions: &[&'static str], method: &str, expected: Option<i32>| {
             let mut headers = HeaderMap::new();
             for version in versions {
-                headers.append(VERSION_HEADER, header::HeaderValue::from_static(version));
+                headers.append(VERSION_HEADER, HeaderValue::from_static(version));
             }
             let text = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}"}}"#);
             let found = check_version(&headers, text.as_bytes()).err().map(|refusal| refusal.json_rpc);

@@ -58,12 +58,13 @@ pub(crate) async fn show(
     Path(id): Path<String>,
     request: Request,
 ) -> Response<Body> {
-    let caller = match who(&door, request) {
-        Ok(caller) => caller,
-        Err(error) => return answered(Err(error)),
-    };
-    let found = door.parts.tools.find_task(&caller, &id).await.map_err(refused);
-    answered(found.map(|task| one(&task)))
+    answered(try_show(&door, &id, request).await)
+}
+
+async fn try_show(door: &OpenDoor, id: &str, request: Request) -> Result<Value, ApiError> {
+    let caller = who(door, request)?;
+    let found = door.parts.tools.find_task(&caller, id).await;
+    found.map(|task| one(&task)).map_err(refused)
 }
 
 /// `POST /tasks/{id}/cancel`
@@ -72,12 +73,13 @@ pub(crate) async fn cancel(
     Path(id): Path<String>,
     request: Request,
 ) -> Response<Body> {
-    let caller = match who(&door, request) {
-        Ok(caller) => caller,
-        Err(error) => return answered(Err(error)),
-    };
-    let ended = door.parts.tools.cancel_task(&caller, &id).await;
-    answered(ended.map(|task| one(&task)).map_err(refused))
+    answered(try_cancel(&door, &id, request).await)
+}
+
+async fn try_cancel(door: &OpenDoor, id: &str, request: Request) -> Result<Value, ApiError> {
+    let caller = who(door, request)?;
+    let ended = door.parts.tools.cancel_task(&caller, id).await;
+    ended.map(|task| one(&task)).map_err(refused)
 }
 
 /// What is told of a call that goes on in a task.

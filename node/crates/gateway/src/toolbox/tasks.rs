@@ -244,8 +244,7 @@ pub(super) fn told(task: TaskView) -> TaskView {
 }
 
 fn unknown(id: &str) -> ToolError {
-    let id: String = id.chars().take(ID_CHARS_MAX).collect();
-    ToolError::new(ErrorCode::TaskNotFound, format!("there is no task {id:?}"), "ollamax task list")
+    ToolError::unknown_task(id, "ollamax task list")
 }
 
 fn next_of_an_administrator(id: &str, wish: Wish) -> String {

@@ -1,6 +1,6 @@
 //! Files and what follows from them, row by row.
 
-use ollamax_core::catalog::mem::MemView;
+use ollamax_core::catalog::mem::{self, MemView};
 use ollamax_core::catalog::{
     Cluster, Command, Failure, How, Key, Location, Member, MemberState, Model, Mutation, NAMED_VERSION, Phase, Pin,
     Plan, PlanKind, Record, Replicas, Version, Want, Wish,
@@ -119,21 +119,7 @@ fn member(id: u64, name: &str, state: MemberState) -> Mutation {
 }
 
 fn wish(text: &str, replicas: Replicas, declared: bool) -> Wish {
-    Wish {
-        name: name(text),
-        round: 1,
-        insecure: false,
-        replicas,
-        digest: None,
-        size_bytes: 0,
-        plan: None,
-        failures: BTreeMap::new(),
-        asked_at: Timestamp(0),
-        asked_by: "admin".to_owned(),
-        want: Want::default(),
-        declared,
-        surplus: Default::default(),
-    }
+    Wish { round: 1, replicas, asked_by: "admin".to_owned(), declared, ..mem::wish(name(text)) }
 }
 
 fn asked(wish: Wish) -> Mutation {

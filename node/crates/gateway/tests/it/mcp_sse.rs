@@ -239,6 +239,19 @@ async fn only_programs_on_this_machine_get_a_stream_or_are_heard_on_one() {
     };
     check(&|request| with(request, &[("origin", "http://localhost:3000")]), [200, 202], "a page of this machine").await;
     check(&|request| with(request, &[("origin", "http://evil.example")]), [403, 403], "another page").await;
+    let by_browser = |origin: Option<&'static str>, site: &'static str| {
+        let said = origin.map(|origin| ("origin", origin)).into_iter().chain([("sec-fetch-site", site)]);
+        with(stream(), &said.collect::<Vec<_>>())
+    };
+    for (origin, site, expected) in [
+        (None, "cross-site", 403),
+        (None, "same-origin", 200),
+        (None, "none", 200),
+        (Some("http://localhost:3000"), "cross-site", 200),
+    ] {
+        let opened = call(&router, by_browser(origin, site)).await.status();
+        assert_eq!(opened.as_u16(), expected, "{origin:?} {site}");
+    }
     check(&|request| with(request, &[("host", "evil.example")]), [403, 403], "another host").await;
     check(&|request| with(request, &[("x-forwarded-for", "10.0.0.9")]), [403, 403], "behind a proxy").await;
     let from_elsewhere = |mut request: Request<Body>| {

@@ -507,3 +507,19 @@ async fn a_tool_asks_models_as_a_client_of_this_machine_does_once_the_door_is_op
     let late = port.ask(&caller, "/api/chat", chat("m"), Progress::nobody()).await.expect_err("closed");
     assert_eq!(late.code, ErrorCode::Draining);
 }
+
+#[tokio::test]
+async fn what_a_listener_has_sent_counts_among_the_bodies_that_a_node_holds_until_it_leaves() {
+    let tasks = MemTasks::default();
+    tasks.set("task_own", |task| (task.subject, task.status) = ("loopback".to_owned(), "working".to_owned()));
+    let parts = with_m().parts(Config { body_memory_bytes_max: 1 << 20, ..Config::default() });
+    let door = router(Parts { tools: toolbox(&tasks, &parts.registry), ..parts });
+    let params = json!({"_meta": {"padding": "x".repeat(600 << 10)}, "notifications": {"taskIds": ["task_own"]}});
+    let listens = || asked("subscriptions/listen", "", takes_tasks(), params.clone());
+    let mut body = call(&door, listens()).await.into_body();
+    assert_eq!(next(&mut body).await.expect("told")["method"], "notifications/subscriptions/acknowledged");
+    let refused = call(&door, listens()).await;
+    assert_eq!((refused.status().as_u16(), header(&refused, "x-ollamamax-error")), (503, Some("overloaded")));
+    drop(body);
+    assert_eq!(call(&door, listens()).await.status(), 200);
+}

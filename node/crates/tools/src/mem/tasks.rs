@@ -223,7 +223,7 @@ impl Tasks for MemTasks {
 }
 
 fn missing(id: &str) -> ToolError {
-    ToolError::new(ErrorCode::TaskNotFound, format!("there is no task {id:?}"), "list_tasks")
+    ToolError::unknown_task(id, "list_tasks")
 }
 
 fn not_so(task: &TaskView, problem: &str) -> ToolError {

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use ollamax_tools::mem::MemPorts;
 use ollamax_tools::{CallError, Caller, Catalogue, Families};
+use ollamax_types::ErrorCode;
 
 use super::*;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ollamax_types::{Digest, Timestamp};
 
 use super::*;
-use crate::catalog::Want;
+use crate::catalog::mem;
 use crate::placement::tests as sample;
 
 mod simulated;
@@ -29,19 +29,11 @@ fn standing(count: u32, targets: &[u64], holders: &[u64]) -> Standing {
     let plan =
         Plan { ingester: NodeId(targets[0]), targets: ids(targets), made_at: Timestamp(1), kind: PlanKind::Asked };
     let wish = Wish {
-        name: "m".parse().expect("a name"),
-        round: 7,
-        insecure: false,
         replicas: Replicas::Count(count),
-        want: Want::default(),
-        declared: false,
-        surplus: Default::default(),
         digest: Some(Digest([1; 32])),
         size_bytes: 10 * GB,
         plan: Some(plan),
-        failures: BTreeMap::new(),
-        asked_at: Timestamp(0),
-        asked_by: "test".to_owned(),
+        ..mem::wish("m".parse().expect("a name"))
     };
     Standing {
         wish,

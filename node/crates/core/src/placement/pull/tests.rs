@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ollamax_types::{Digest, SpareRule, Timestamp};
 
 use super::*;
-use crate::catalog::{Cordon, Failure, Want};
+use crate::catalog::{Cordon, Failure, Want, mem};
 use crate::placement::tests as sample;
 
 const GB: u64 = 1_000_000_000;
@@ -34,21 +34,7 @@ fn ids(nodes: &[u64]) -> Vec<NodeId> {
 }
 
 fn asked(replicas: Replicas) -> Wish {
-    Wish {
-        name: "m".parse().expect("a name"),
-        round: 7,
-        insecure: false,
-        replicas,
-        want: Want::default(),
-        declared: false,
-        surplus: Default::default(),
-        digest: None,
-        size_bytes: 0,
-        plan: None,
-        failures: BTreeMap::new(),
-        asked_at: Timestamp(0),
-        asked_by: "test".to_owned(),
-    }
+    Wish { replicas, ..mem::wish("m".parse().expect("a name")) }
 }
 
 fn planned(wish: Wish, ingester: u64, targets: &[u64]) -> Wish {

@@ -1,9 +1,9 @@
 //! What is read from the state: the facts of a plan, and the lines of `why`.
 
-use ollamax_types::{ErrorCode, Incarnation, ModelRecord, PeerId, Role};
+use ollamax_types::{ErrorCode, ModelRecord};
 
 use super::*;
-use crate::catalog::mem::MemView;
+use crate::catalog::mem::{self, MemView};
 use crate::catalog::{
     Cordon, Drop, Failure, How, Key, Location, Member, MemberState, Model, Mutation, Pin, Plan, PlanKind, Record,
     Version, Want, Wish,
@@ -40,19 +40,13 @@ fn location(node: u64, version: u8, days: u32) -> Location {
 fn wish(replicas: Replicas) -> Wish {
     let targets = vec![NodeId(1), NodeId(2)];
     Wish {
-        name: named("m"),
-        round: 7,
-        insecure: false,
         replicas,
         digest: Some(digest(1)),
         size_bytes: 10,
         plan: Some(Plan { ingester: NodeId(1), targets, made_at: days_ago(3), kind: PlanKind::Asked }),
-        failures: BTreeMap::new(),
         asked_at: days_ago(3),
         asked_by: "admin".to_owned(),
-        want: Want::default(),
-        declared: false,
-        surplus: Default::default(),
+        ..mem::wish(named("m"))
     }
 }
 
@@ -95,21 +89,7 @@ fn failure(code: ErrorCode, text: &str) -> Failure {
 }
 
 fn member(id: u64, cordon: Cordon) -> Mutation {
-    let member = Member {
-        id: NodeId(id),
-        name: format!("n{id}"),
-        peer_id: PeerId(format!("p{id}")),
-        incarnation: Incarnation([1; 16]),
-        role: Role::Voter,
-        state: MemberState::Active,
-        peer_addresses: vec![],
-        p2p_addresses: vec![],
-        api_addresses: vec![],
-        joined_at: Timestamp(0),
-        labels: BTreeMap::new(),
-        own_labels: BTreeMap::new(),
-        cordon,
-    };
+    let member = Member { cordon, ..mem::member(id) };
     Mutation::Put(Key::Member(member.id), Record::Member(member))
 }
 

@@ -4,21 +4,20 @@
 
 use std::collections::BTreeMap;
 
-use ollamax_core::catalog::{Fault, Replicas, View, read};
+use ollamax_core::catalog::{Fault, Replicas, View, Wish, read};
 use ollamax_proto::v1;
 use ollamax_proto::v1::pull_progress::Stage;
-use ollamax_types::{Digest, ModelName, NodeId};
+use ollamax_types::{Digest, NodeId};
 
 /// Who has the version of a wish that has more targets than it wants copies; nobody of any other wish.
-pub(super) fn there(view: &dyn View, name: &ModelName) -> Result<BTreeMap<NodeId, Digest>, Fault> {
-    let Some(wish) = read::wish(view, name)? else { return Ok(BTreeMap::new()) };
+pub(super) fn there(view: &dyn View, wish: &Wish) -> Result<BTreeMap<NodeId, Digest>, Fault> {
     let (Replicas::Count(count), Some(plan), Some(digest)) = (&wish.replicas, &wish.plan, wish.digest) else {
         return Ok(BTreeMap::new());
     };
     if plan.targets.len() <= *count as usize {
         return Ok(BTreeMap::new());
     }
-    let copies = read::locations_of(view, name)?.into_iter().filter(|copy| copy.model.digest == digest);
+    let copies = read::locations_of(view, &wish.name)?.into_iter().filter(|copy| copy.model.digest == digest);
     Ok(copies.map(|copy| (copy.node, digest)).collect())
 }
 
@@ -33,9 +32,9 @@ pub(super) fn told(progress: v1::PullProgress, there: &BTreeMap<NodeId, Digest>)
 
 #[cfg(test)]
 mod tests {
-    use ollamax_core::catalog::mem::MemView;
-    use ollamax_core::catalog::{Key, Location, Mutation, Plan, PlanKind, Record, Want, Wish};
-    use ollamax_types::{ModelRecord, Timestamp};
+    use ollamax_core::catalog::mem::{self, MemView};
+    use ollamax_core::catalog::{Key, Location, Mutation, Plan, PlanKind, Record};
+    use ollamax_types::{ModelName, ModelRecord, Timestamp};
 
     use super::*;
 
@@ -56,36 +55,26 @@ mod tests {
     fn wish(replicas: Replicas, digest: Option<Digest>) -> Wish {
         let targets = [1, 2, 3].map(NodeId).to_vec();
         Wish {
-            name: name(),
-            round: 7,
-            insecure: false,
             replicas,
             digest,
             size_bytes: 1,
             plan: Some(Plan { ingester: NodeId(1), targets, made_at: Timestamp(1), kind: PlanKind::Asked }),
-            failures: BTreeMap::new(),
-            asked_at: Timestamp(0),
-            asked_by: "test".to_owned(),
-            want: Want::default(),
-            declared: false,
-            surplus: Default::default(),
+            ..mem::wish(name())
         }
     }
 
     #[test]
     fn copies_of_which_fewer_are_wanted_are_there_and_are_not_pulled() {
+        let mut view = MemView::default();
+        view.write(&[copy(1, VERSION), copy(2, VERSION), copy(3, Digest([2; 32]))]);
         let check = |wish: Wish, expected: &[u64]| {
-            let mut view = MemView::default();
-            view.write(&[copy(1, VERSION), copy(2, VERSION), copy(3, Digest([2; 32]))]);
-            view.write(&[Mutation::Put(Key::Wish(name().key()), Record::Wish(Box::new(wish)))]);
-            let there = there(&view, &name()).expect("readable");
+            let there = there(&view, &wish).expect("readable");
             assert_eq!(there.keys().map(|node| node.0).collect::<Vec<_>>(), expected);
         };
         check(wish(Replicas::Count(1), Some(VERSION)), &[1, 2]);
         check(wish(Replicas::Count(3), Some(VERSION)), &[]);
         check(wish(Replicas::All, Some(VERSION)), &[]);
         check(wish(Replicas::Count(1), None), &[]);
-        assert!(there(&MemView::default(), &name()).expect("readable").is_empty());
     }
 
     #[test]

@@ -68,7 +68,8 @@ fn unread(node: &str, error: &PullError) -> AdminError {
         ErrorCode::ModelNotFound => ("there is nothing to read", "ollamax model list"),
         ErrorCode::Overloaded => ("it has a bound", "repeat the command when one of them is over"),
         ErrorCode::PeerUnreachable => ("nothing was changed by asking", "ollamax node list"),
-        ErrorCode::StorageFailed if error.is_of_manifest() => (
+        // Nothing is fetched here, so it is the manifest of a model in that node's store.
+        ErrorCode::ManifestInvalid => (
             "no node counts on a copy there, and a runtime does not list it",
             "where a wish has that node among its own, it comes again by itself; else: ollamax model pull NAME",
         ),
@@ -194,13 +195,12 @@ mod tests {
     fn a_damaged_manifest_is_told_as_one_and_a_disk_that_fails_is_none() {
         let check = |error: &PullError, why: &str, next: &str| {
             let told = unread("n2", error);
-            let expected = (ErrorCode::StorageFailed, format!("on node n2: {why}"), next.to_owned());
+            let expected = (error.code(), format!("on node n2: {why}"), next.to_owned());
             assert_eq!((told.code, told.why, told.next), expected, "{error}");
         };
         let (name, why) = ("m".parse().expect("a name"), "/models/m: no JSON".to_owned());
         let here = PullError::DamagedManifest { name, why };
-        let code = ErrorCode::StorageFailed;
-        let there = PullError::Elsewhere { node: NodeId(2), code, text: here.to_string() };
+        let there = PullError::Elsewhere { node: NodeId(2), code: here.code(), text: here.to_string() };
         let gone = "no node counts on a copy there, and a runtime does not list it";
         let again = "where a wish has that node among its own, it comes again by itself; else: ollamax model pull NAME";
         check(&here, gone, again);
@@ -208,6 +208,6 @@ mod tests {
         let (refused, log) = ("its disk refused", "on that node: ollamax logs --level error");
         check(&PullError::Disk("the index of files cannot be opened".to_owned()), refused, log);
         let text = "the index of files cannot be opened".to_owned();
-        check(&PullError::Elsewhere { node: NodeId(2), code, text }, refused, log);
+        check(&PullError::Elsewhere { node: NodeId(2), code: ErrorCode::StorageFailed, text }, refused, log);
     }
 }

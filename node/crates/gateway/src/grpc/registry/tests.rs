@@ -1,8 +1,6 @@
 //! Versions that somebody means, and a history as it is told.
 
-use std::collections::BTreeMap;
-
-use ollamax_core::catalog::mem::MemView;
+use ollamax_core::catalog::mem::{self, MemView};
 use ollamax_core::catalog::{Key, Location, Model, Mutation, Pin, Plan, PlanKind, Record, Version, Wish};
 use ollamax_types::{Digest, ModelRecord};
 
@@ -118,24 +116,16 @@ fn a_name_stands_for_what_is_pinned_where_anybody_has_it() {
 /// Planned for nodes 4 and 5.
 fn wish(replicas: Replicas) -> Wish {
     Wish {
-        name: named("m"),
-        round: 7,
-        insecure: false,
         replicas,
-        digest: None,
-        size_bytes: 0,
         plan: Some(Plan {
             ingester: NodeId(4),
             targets: vec![NodeId(4), NodeId(5)],
             made_at: Timestamp(1),
             kind: PlanKind::Asked,
         }),
-        failures: BTreeMap::new(),
         asked_at: Timestamp(1),
         asked_by: String::new(),
-        want: catalog::Want::default(),
-        declared: false,
-        surplus: Default::default(),
+        ..mem::wish(named("m"))
     }
 }
 

@@ -60,5 +60,5 @@ async fn admit(request: Request) -> Result<Admitted, Refusal> {
         check_message(&bytes)?;
         check_version(&head.headers, &bytes)?;
     }
-    Ok(Admitted { head, bytes, is_json, _held: None })
+    Ok(Admitted { head, bytes, is_json, held: None })
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Response, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -63,6 +63,8 @@ const UNDER_WAY_MAX: usize = 64;
 const KEEP_ALIVE: &[u8] = b": open\n\n";
 /// Where a message is sent, up to the stream's id.
 const MESSAGES_PATH: &str = "/messages";
+/// In which header a browser says whether another site's page asks.
+const FETCH_SITE: &str = "sec-fetch-site";
 /// What names the stream there.
 const ID_KEY: &str = "sessionId=";
 
@@ -131,8 +133,12 @@ pub(crate) fn routes(door: &OpenDoor) -> Router<Arc<OpenDoor>> {
 /// `GET /sse`
 fn open(door: &OpenDoor, streams: &Streams, request: Request) -> Response<Body> {
     let stop = request.extensions().get::<Stopping>().map(|Stopping(stop)| stop.clone()).unwrap_or_default();
-    let opened =
-        tools::who(door, request).and_then(|caller| streams.open(own_node(door), caller.principal.subject(), stop));
+    let is_foreign = is_of_a_foreign_page(request.headers());
+    let opened = match tools::who(door, request) {
+        Ok(_) if is_foreign => Err(ApiError::not_local()),
+        Ok(caller) => streams.open(own_node(door), caller.principal.subject(), stop),
+        Err(error) => Err(error),
+    };
     match opened {
         Ok(stream) => {
             let mut response = Response::new(stream);
@@ -175,6 +181,13 @@ async fn try_take(door: &OpenDoor, streams: &Streams, request: Request) -> Resul
         TrySendError::Full(_) => ApiError::overloaded("this stream has too many messages under way; try again").into(),
         TrySendError::Closed(_) => absent(door, &id).into(),
     })
+}
+
+/// Whether a browser asks for a page of elsewhere without saying for which, as it does for an image: such a page would
+/// take streams from the programs of this machine.
+fn is_of_a_foreign_page(headers: &HeaderMap) -> bool {
+    let is_foreign = headers.get(FETCH_SITE).is_some_and(|site| site == "cross-site");
+    is_foreign && !headers.contains_key(header::ORIGIN)
 }
 
 /// This node's number; 0 until it is a member of a cluster.
@@ -342,17 +355,21 @@ impl Transport<RoleServer> for Wire {
     }
 
     async fn receive(&mut self) -> Option<ClientJsonRpcMessage> {
-        let under_way = self.under_way.len();
-        let message = tokio::select! {
-            biased;
-            () = self.stop.cancelled() => None,
-            message = self.heard.recv(), if under_way < UNDER_WAY_MAX => message,
-            () = sleep_until(self.used_at + IDLE_MAX), if under_way == 0 => None,
-        };
-        let message = message?;
-        self.used_at = Instant::now();
-        self.under_way.asked(&message);
-        Some(message)
+        loop {
+            let under_way = self.under_way.len();
+            let message = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => None,
+                message = self.heard.recv(), if under_way < UNDER_WAY_MAX => message,
+                () = sleep_until(self.used_at + IDLE_MAX), if under_way == 0 => None,
+            };
+            let message = message?;
+            self.used_at = Instant::now();
+            // The protocol answers an id once; a second request of one that is under way would be counted by nobody.
+            if self.under_way.asked(&message) {
+                return Some(message);
+            }
+        }
     }
 
     async fn close(&mut self) -> Result<(), Self::Error> {
@@ -367,12 +384,10 @@ impl UnderWay {
         locked(&self.0).len()
     }
 
-    /// A request has come, or one that needs no answer any more.
-    fn asked(&self, message: &ClientJsonRpcMessage) {
+    /// A request has come, or one that needs no answer any more; false: a request of this id is under way already.
+    fn asked(&self, message: &ClientJsonRpcMessage) -> bool {
         match message {
-            JsonRpcMessage::Request(request) => {
-                locked(&self.0).insert(request.id.clone());
-            }
+            JsonRpcMessage::Request(request) => return locked(&self.0).insert(request.id.clone()),
             JsonRpcMessage::Notification(noted) => {
                 if let ClientNotification::CancelledNotification(cancelled) = &noted.notification
                     && let Some(id) = &cancelled.params.request_id
@@ -382,6 +397,7 @@ impl UnderWay {
             }
             JsonRpcMessage::Response(_) | JsonRpcMessage::Error(_) => {}
         }
+        true
     }
 
     /// A message has gone out.
@@ -400,6 +416,7 @@ impl UnderWay {
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt as _;
+    use rmcp::ErrorData;
     use serde_json::json;
     use tokio::time::timeout;
 
@@ -510,6 +527,29 @@ mod tests {
         assert!(begun_at.elapsed() < IDLE_MAX, "not for having nothing to do");
         body.collect().await.expect_err("broken");
         assert!(locked(&streams.open).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_request_of_an_id_that_is_under_way_is_not_begun_once_more() {
+        let (hears, heard) = mpsc::channel(HEARD_MAX);
+        let (told, _reader) = mpsc::channel(TOLD_MAX);
+        let (under_way, stop, cut) = (UnderWay::default(), CancellationToken::new(), CancellationToken::new());
+        let mut wire = Wire { heard, told, under_way: under_way.clone(), used_at: Instant::now(), stop, cut };
+        for id in [1, 1, 2, 1] {
+            hears.send(request(id, "ping", &json!({}))).await.expect("taken");
+        }
+        drop(hears);
+        let id_of = |message: ClientJsonRpcMessage| match message {
+            JsonRpcMessage::Request(asked) => asked.id,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(wire.receive().await.map(id_of), Some(RequestId::Number(1)));
+        assert_eq!(wire.receive().await.map(id_of), Some(RequestId::Number(2)));
+        assert!(wire.receive().await.is_none());
+        assert_eq!(under_way.len(), 2);
+        let failed = ErrorData::internal_error("it failed", None);
+        under_way.answered(&ServerJsonRpcMessage::error(failed, Some(RequestId::Number(1))));
+        assert!(under_way.asked(&request(1, "ping", &json!({}))), "an id whose answer went out is free");
     }
 
     #[tokio::test]
