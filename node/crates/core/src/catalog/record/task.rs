@@ -152,8 +152,7 @@ pub struct Once {
 // === impl Task ===
 
 impl Task {
-    /// The same in another state from now on, with the time at which it is looked at again. What was told on the way is
-    /// not said of a task that is over; why one was never begun is.
+    /// The same in another state from now on, with the time at which it is looked at again.
     #[must_use]
     pub fn into_state(self, state: TaskState, now: Timestamp) -> Self {
         let due_at = match &state {
@@ -164,9 +163,7 @@ impl Task {
                 now.plus_ms(ms(TASK_KEPT_FOR))
             }
         };
-        let is_end = state.is_over() && self.state != TaskState::Waiting;
-        let progress = if is_end { self.progress.at_the_end(&state) } else { self.progress };
-        Self { state, progress, updated_at: now, due_at, ..self }
+        Self { state, updated_at: now, due_at, ..self }
     }
 
     /// In which attempt it was begun since it was opened or asked for again last. It is the same in all attempts in
@@ -191,7 +188,8 @@ impl Task {
         let text = format!("node {node} was lost while it worked at it; what it did so far is not known");
         let next = format!("ollamax task show {id}, then ollamax task retry {id}", id = self.id);
         let failed = TaskState::Failed { code: ErrorCode::OutcomeUnknown, text, next };
-        Some(Self { losses, ..self }.into_state(failed, now))
+        let progress = self.progress.at_the_end(&failed, String::new());
+        Some(Self { losses, progress, ..self }.into_state(failed, now))
     }
 
     /// Whether a node works at it in this attempt.
@@ -204,10 +202,12 @@ impl Task {
 // === impl TaskProgress ===
 
 impl TaskProgress {
-    fn at_the_end(self, state: &TaskState) -> Self {
+    /// Of a task that was begun and is over: what was told on the way is not said of it any more, and `text` is.
+    #[must_use]
+    pub fn at_the_end(self, state: &TaskState, text: String) -> Self {
         let is_whole = matches!(state, TaskState::Completed { .. });
         let done = if is_whole { self.done.max(self.total) } else { self.done };
-        Self { done, text: String::new(), ..self }
+        Self { done, text, ..self }
     }
 }
 
