@@ -157,7 +157,8 @@ fn of_bridge(runs: &[Run]) -> Row {
         value("first ms", all().map(|it| it.first.map(in_ms))),
         value(SLOWEST, all().map(|it| it.slowest.map(in_ms))),
     ];
-    row(BRIDGE, 1, good_share(all().map(|it| (it.answered, it.unanswered))), values)
+    let counts = all().map(|it| (it.answered.saturating_sub(it.errors), it.errors + it.unanswered));
+    row(BRIDGE, 1, good_share(counts), values)
 }
 
 fn spread(rows: &[Row], case: &str, clients: usize, name: &str) -> Option<Spread> {

@@ -79,6 +79,16 @@ fn each_promise_is_missed_by_itself() {
     check(|run| run.bridge.slowest = None, &["longest wait"]);
 }
 
+/// A bridge that answered everything with an error once met all that is wanted of it.
+#[test]
+fn an_answer_of_the_bridge_that_is_an_error_is_no_success() {
+    let mut run = good();
+    run.bridge.errors = 50;
+    let rows = rows(&[run]);
+    let row = rows.iter().find(|row| row.case == BRIDGE).expect("it is there");
+    assert!((row.success_rate - 0.75).abs() < 1e-9, "{row:?}");
+}
+
 #[test]
 fn of_several_runs_the_worst_counts_where_it_is_a_promise() {
     let mut bad = good();
