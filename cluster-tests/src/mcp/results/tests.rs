@@ -93,9 +93,13 @@ fn an_answer_of_the_bridge_that_is_an_error_is_no_success() {
 fn of_several_runs_the_worst_counts_where_it_is_a_promise() {
     let mut bad = good();
     bad.handshakes.after = Holds { resident_bytes: 100 << 20, open_files: 60 };
+    (bad.under_kills.failed, bad.under_kills.kills) = (1, 3);
     let aims = aims(&whole(), &[good(), bad, good()], &rows(&[good()]));
-    let memory = aims.iter().find(|aim| aim.what.starts_with("memory")).expect("it is wanted");
+    let found = |words: &str| aims.iter().find(|aim| aim.what.contains(words)).expect("it is wanted");
+    let memory = found("memory");
     assert_eq!((memory.found.as_str(), memory.met), ("40.0 MiB and 10 files more", false));
+    // How often somebody was killed stands beside what that did.
+    assert_eq!(found("not acknowledged").found, "1, in 3 kills");
 }
 
 #[test]
