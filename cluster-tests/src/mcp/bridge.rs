@@ -2,7 +2,7 @@
 //!
 //! The bridge is started as an assistant starts it, knows the node of its data directory and the two others, and is
 //! asked one question after the other, by the handshake. Every answer must have the id of its question. One that is an
-//! error is no success, and nobody waits longer for it: the question is one that may be asked again elsewhere.
+//! error is no success: the question reads, so the bridge may ask it again elsewhere.
 
 use std::process::Stdio;
 use std::time::Duration;
