@@ -296,18 +296,18 @@ fn page(task: &TaskView) -> String {
     page += &line("node", task.node.as_deref().unwrap_or_default());
     page += &line("attempt", &if task.attempt == 0 { String::new() } else { task.attempt.to_string() });
     page += &line("done", &share(task));
-    page += &line("note", &text::in_one_line(task.text.as_bytes()));
+    page += &line("note", &text::whole_line(&task.text));
     page += &line("wanted by", &task.subject);
     page += &line("wanted at", &task.created_at);
     page += &line("changed", &task.updated_at);
     if let Some(TaskProblem { message, next, .. }) = &task.error {
-        page += &line("failed", &text::in_one_line(message.as_bytes()));
-        page += &line("try", &text::in_one_line(next.as_bytes()));
+        page += &line("failed", &text::whole_line(message));
+        page += &line("try", &text::whole_line(next));
     }
     if !task.plan.is_empty() {
         page += "\nPlan:\n";
         for line in &task.plan {
-            page += &format!("  {}\n", text::in_one_line(line.as_bytes()));
+            page += &format!("  {}\n", text::whole_line(line));
         }
     }
     if !task.result_json.is_empty() {
@@ -420,6 +420,9 @@ mod tests {
         let plan = vec!["m goes from n1".to_owned(), "a\nb".to_owned()];
         let planned = TaskView { plan, text: "delete_model {}".to_owned(), ..task("waiting") };
         assert!(page(&planned).ends_with("\nPlan:\n  m goes from n1\n  a\\nb\n"), "{}", page(&planned));
+        let long = "n".repeat(200);
+        let of_many = TaskView { plan: vec![long.clone()], ..planned.clone() };
+        assert!(page(&of_many).ends_with(&format!("\n  {long}\n")), "whoever agrees has read all of it");
         assert!(!page(&task("waiting")).contains("Plan"), "{}", page(&task("waiting")));
         let last = |task: TaskView| table_of_waiting(&[task]).trim_end().rsplit("  ").next().map(str::to_owned);
         assert_eq!(last(planned.clone()).as_deref(), Some("m goes from n1 a\\nb"));
