@@ -156,16 +156,19 @@ impl Bridge {
             match told {
                 // A node that stops ends its subscriptions in good order; another one goes on with them.
                 Ok((node, answer)) if answer.get("result").is_some() => {
-                    ended = Some(answer);
+                    ended = Some((telling.acknowledged(), answer));
                     left.push(node);
                     pause = PAUSE_MIN;
                 }
                 Ok((_, error)) => return error,
                 Err(failed) => {
-                    if let Some(answer) = ended.take() {
+                    // An end is the assistant's where no other node has taken it since.
+                    if let Some((acknowledged, answer)) = ended.take()
+                        && acknowledged == telling.acknowledged()
+                    {
                         return answer;
                     }
-                    if !telling.is_acknowledged() {
+                    if telling.acknowledged() == 0 {
                         return failed.told(request);
                     }
                     telling.nobody_tells().await;

@@ -61,7 +61,7 @@ struct Words {
     id: Value,
     era: Era,
     progress: Option<f64>,
-    is_acknowledged: bool,
+    acknowledged: u64,
     /// The tasks that a subscription was taken for, by id.
     tasks: BTreeMap<String, Heard>,
 }
@@ -87,9 +87,9 @@ impl Telling {
         Self { words: Words::new(Value::Null, Era::Modern), out: None }
     }
 
-    /// Whether a subscription was begun.
-    pub(crate) fn is_acknowledged(&self) -> bool {
-        self.words.is_acknowledged
+    /// How many nodes have taken the subscription, one after the other.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.words.acknowledged
     }
 
     /// Hands on a notification.
@@ -124,7 +124,7 @@ impl Telling {
 
 impl Words {
     fn new(id: Value, era: Era) -> Self {
-        Self { id, era, progress: None, is_acknowledged: false, tasks: BTreeMap::new() }
+        Self { id, era, progress: None, acknowledged: 0, tasks: BTreeMap::new() }
     }
 
     /// What the assistant hears of a notification.
@@ -165,7 +165,8 @@ impl Words {
         for id in taken {
             self.tasks.entry(id.to_owned()).or_default().is_unheard = false;
         }
-        if !std::mem::replace(&mut self.is_acknowledged, true) {
+        self.acknowledged = self.acknowledged.saturating_add(1);
+        if self.acknowledged == 1 {
             return vec![note];
         }
         told.extend(missed(granted, &self.id));

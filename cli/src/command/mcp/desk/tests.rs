@@ -644,10 +644,14 @@ async fn a_subscription_goes_on_at_the_next_node_and_says_what_may_have_been_mis
     let fourth = n2.stream().await;
     fourth.acknowledge().await;
     assert_eq!(assistant.hear().await, changed);
+    // That one dies, and the end of the one before it is no end of it.
+    n2.become_so(Mood::Refusing);
+    let fifth = n1.stream().await;
+    fifth.acknowledge().await;
+    assert_eq!(assistant.hear().await, changed);
     // Where there is none, it has ended.
-    n1.become_so(Mood::Refusing);
-    *n2.node.mood.lock().expect("no panic") = Mood::Refusing;
-    fourth.tell(message::result(&fourth.asked["id"], json!({"resultType": "complete"}))).await;
+    *n1.node.mood.lock().expect("no panic") = Mood::Refusing;
+    fifth.tell(message::result(&fifth.asked["id"], json!({"resultType": "complete"}))).await;
     let told = assistant.hear().await;
     assert_eq!(told, json!({"jsonrpc": "2.0", "id": "s", "result": {"resultType": "complete"}}));
     assistant.end().await;
