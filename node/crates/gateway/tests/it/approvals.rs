@@ -166,7 +166,10 @@ async fn an_answer_counts_once_whatever_keys_come_with_it_and_a_key_once_however
     };
     let state_of = |found: &Value| found["result"]["requestState"].as_str().expect("a state").to_owned();
     // As a bridge does that draws a key for each request.
-    let first = state_of(&ask(&one, with_key(json!({}), json!("a"))).await);
+    let found = ask(&one, with_key(json!({}), json!("a"))).await;
+    let words = &found["result"]["inputRequests"]["approval"]["params"]["message"];
+    assert_eq!(words, "drops needs your approval: {\"name\":\"m\"}\n- m goes", "{found}");
+    let first = state_of(&found);
     let (found, ()) = tokio::join!(ask(&one, with_key(answer(&first, yes()), json!("b"))), work_at(&tasks));
     assert_eq!(found["result"]["isError"], json!(false), "{found}");
     for key in [json!("c"), json!("a"), Value::Null] {

@@ -67,7 +67,7 @@ impl Round<'_> {
     fn arguments_with(&self, key: Option<&Value>) -> Value {
         let mut arguments = self.arguments.clone();
         if let Some(fields) = arguments.as_object_mut() {
-            fields.remove(KEY);
+            fields.shift_remove(KEY);
             fields.extend(key.filter(|key| !key.is_null()).map(|key| (KEY.to_owned(), key.clone())));
         }
         arguments
@@ -85,9 +85,10 @@ impl Round<'_> {
         Ok(InputRequiredResult::new(Some(tasks::approval(self.question(), &plan)), Some(sealed)).into())
     }
 
+    /// A key says nothing to people, who may have a tool draw it for them.
     fn question(&self) -> String {
-        let tool = self.tools.catalogue().find(self.name);
-        let shown = tool.map_or(Value::Null, |tool| tool.input().redact(self.arguments)).to_string();
+        let (tool, asked) = (self.tools.catalogue().find(self.name), self.arguments_with(None));
+        let shown = tool.map_or(Value::Null, |tool| tool.input().redact(&asked)).to_string();
         let shown = &shown[..shown.floor_char_boundary(TASK_TEXT_BYTES_MAX)];
         format!("{} needs your approval: {shown}", self.name)
     }
