@@ -315,6 +315,8 @@ async fn a_client_that_listens_hears_of_its_tasks_when_they_change_and_gets_an_e
     tasks.set("task_second", |task| (task.subject, task.status) = ("loopback".to_owned(), "working".to_owned()));
     tasks.set("task_other", |task| task.subject = "uid/0".to_owned());
     let (router, stop) = (door(&tasks), CancellationToken::new());
+    // It was begun at another node just now.
+    tasks.hide("task_second");
     let params = json!({"notifications": {"taskIds": ["task_other", "task_own", "task_none", "task_second"]}});
     let mut request = asked("subscriptions/listen", "", takes_tasks(), params);
     request.extensions_mut().insert(Stopping(stop.clone()));
@@ -322,6 +324,7 @@ async fn a_client_that_listens_hears_of_its_tasks_when_they_change_and_gets_an_e
     let told = next(&mut body).await.expect("it is acknowledged");
     assert_eq!(told["method"], "notifications/subscriptions/acknowledged", "{told}");
     assert_eq!(told["params"]["notifications"]["taskIds"], json!(["task_own", "task_second"]), "{told}");
+    assert_eq!(tasks.catch_ups(), 1, "however many are not there");
     let status = |told: &Value, id: &str| {
         assert_eq!(told["method"], "notifications/tasks", "{told}");
         assert_eq!(told["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], json!(7), "{told}");

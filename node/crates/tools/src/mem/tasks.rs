@@ -31,6 +31,8 @@ struct Kept {
     is_behind: bool,
     /// How often a task was looked at.
     looks: usize,
+    /// How often it was waited for what the others know.
+    catch_ups: usize,
     /// On record, and not shown here yet.
     late: BTreeSet<String>,
 }
@@ -77,6 +79,12 @@ impl MemTasks {
     #[must_use]
     pub fn looks(&self) -> usize {
         self.kept().looks
+    }
+
+    /// How often it was waited for what the others know.
+    #[must_use]
+    pub fn catch_ups(&self) -> usize {
+        self.kept().catch_ups
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -213,6 +221,7 @@ impl Tasks for MemTasks {
         let mut kept = self.kept();
         kept.is_behind = false;
         kept.late.clear();
+        kept.catch_ups += 1;
         drop(kept);
         ready(Ok(())).boxed()
     }
