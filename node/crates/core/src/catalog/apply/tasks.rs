@@ -197,8 +197,8 @@ fn end(scene: &Scene<'_>, (node, attempt): (NodeId, u32), id: &TaskId, outcome: 
     let task = known(scene.view, id)?;
     let outcome = checked(outcome)?;
     let progress = match &outcome {
-        TaskOutcome::Cancelled { text } if !text.is_empty() => TaskProgress { text: text.clone(), ..task.progress },
-        _ => task.progress.clone(),
+        TaskOutcome::Cancelled { text } => TaskProgress { text: text.clone(), ..task.progress },
+        TaskOutcome::Completed { .. } | TaskOutcome::Failed { .. } => task.progress.clone(),
     };
     let state = TaskState::from(outcome);
     if task.attempt == attempt && task.state == state {
@@ -233,7 +233,12 @@ fn cancel(scene: &Scene<'_>, id: &TaskId) -> Step {
         TaskState::Waiting => moved(scene, task, TaskState::Cancelled),
         TaskState::Queued | TaskState::Working { .. } if !task.cancel_asked => {
             let draft = Draft::new(scene.view);
-            write(&draft, Task { cancel_asked: true, updated_at: scene.entry.log_time, ..task }, scene.index)?;
+            let mut progress = task.progress.clone();
+            if task.state == TaskState::Queued {
+                "whoever has it next ends it".clone_into(&mut progress.text);
+            }
+            let asked = Task { cancel_asked: true, progress, updated_at: scene.entry.log_time, ..task };
+            write(&draft, asked, scene.index)?;
             Ok(Applied::done(draft.into_mutations()))
         }
         TaskState::Queued
