@@ -59,15 +59,20 @@ pub(crate) fn similar<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> 
 pub(crate) fn in_one_line(bytes: &[u8]) -> String {
     const SHOWN_MAX: usize = 120;
     let text = String::from_utf8_lossy(bytes);
-    let mut line: String = text
-        .chars()
-        .take(SHOWN_MAX)
-        .flat_map(|c| if is_unclear(c) { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
-        .collect();
+    let mut line: String = text.chars().take(SHOWN_MAX).flat_map(shown).collect();
     if text.chars().nth(SHOWN_MAX).is_some() {
         line.push('…');
     }
     line
+}
+
+/// As [`in_one_line`], however long it is: for what somebody agrees to.
+pub(crate) fn in_one_whole_line(text: &str) -> String {
+    text.chars().flat_map(shown).collect()
+}
+
+fn shown(c: char) -> Vec<char> {
+    if is_unclear(c) { c.escape_default().collect() } else { vec![c] }
 }
 
 /// What nobody sees: it ends a line, moves the cursor, or turns the direction in which what follows is shown.

@@ -61,11 +61,14 @@ pub(crate) async fn approve(global: &Global, args: ApproveArgs) -> Result<(), Fa
     changed(global, &known(told.task)?)
 }
 
-/// Shows what would be done, and asks. What waits for nobody is the daemon's to refuse.
+/// Shows what would be done, and asks. Nothing is approved that is not shown first: a daemon that is behind may tell of
+/// a task that waits again by now as it stood before.
 async fn agree(global: &Global, id: &str) -> Result<(), Failure> {
     let task = look(global, id, 0).await?;
     if !is_waiting(&task) {
-        return Ok(());
+        let what = format!("task {id} does not wait for approval: it is {}", task.status);
+        let next = format!("ollamax task show {id}");
+        return Err(Failure::told(ErrorCode::PreconditionFailed, &what, "nothing was approved", &next));
     }
     output::talk(global.output, page(&task).trim_end());
     consent::ask(global, &format!("let {} begin, as task {id}", task.tool), CONSENT).await
@@ -296,18 +299,18 @@ fn page(task: &TaskView) -> String {
     page += &line("node", task.node.as_deref().unwrap_or_default());
     page += &line("attempt", &if task.attempt == 0 { String::new() } else { task.attempt.to_string() });
     page += &line("done", &share(task));
-    page += &line("note", &text::in_one_line(task.text.as_bytes()));
+    page += &line("note", &text::in_one_whole_line(&task.text));
     page += &line("wanted by", &task.subject);
     page += &line("wanted at", &task.created_at);
     page += &line("changed", &task.updated_at);
     if let Some(TaskProblem { message, next, .. }) = &task.error {
-        page += &line("failed", &text::in_one_line(message.as_bytes()));
-        page += &line("try", &text::in_one_line(next.as_bytes()));
+        page += &line("failed", &text::in_one_whole_line(message));
+        page += &line("try", &text::in_one_whole_line(next));
     }
     if !task.plan.is_empty() {
         page += "\nPlan:\n";
         for line in &task.plan {
-            page += &format!("  {}\n", text::in_one_line(line.as_bytes()));
+            page += &format!("  {}\n", text::in_one_whole_line(line));
         }
     }
     if !task.result_json.is_empty() {
@@ -418,6 +421,9 @@ mod tests {
     #[test]
     fn what_would_be_done_is_shown_to_whoever_is_asked() {
         let plan = vec!["m goes from n1".to_owned(), "a\nb".to_owned()];
+        let long = format!("{} goes from n1", "m".repeat(200));
+        let whole = page(&TaskView { plan: vec![long.clone()], text: long.clone(), ..task("waiting") });
+        assert_eq!(whole.matches(&long).count(), 2, "{whole}");
         let planned = TaskView { plan, text: "delete_model {}".to_owned(), ..task("waiting") };
         assert!(page(&planned).ends_with("\nPlan:\n  m goes from n1\n  a\\nb\n"), "{}", page(&planned));
         assert!(!page(&task("waiting")).contains("Plan"), "{}", page(&task("waiting")));

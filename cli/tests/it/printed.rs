@@ -101,7 +101,7 @@ const PAGES: &[(&str, &[&str])] = &[
             "task show task_00000000000000000000000000000002 --wait",
             "task cancel task_00000000000000000000000000000002",
             "task retry task_00000000000000000000000000000001",
-            "approve task_00000000000000000000000000000001",
+            "approve task_00000000000000000000000000000001 --yes",
         ],
     ),
     ("ps", &["ps"]),
@@ -264,6 +264,12 @@ async fn approval_is_a_yes_that_somebody_says_or_a_no() {
     assert_eq!((said.exit, asked.status.as_str()), (0, "waiting"), "{said:?}");
     assert!(said.stdout.contains("WOULD DO") && said.stdout.contains("demo goes from n1"), "{said:?}");
     assert_eq!(run(&daemon, &["approve", "--deny"]).await.exit, 2);
+    // What this daemon does not know to wait may wait again by now: nothing is approved that was not shown.
+    let daemon = Daemon::start(lab::script()).await;
+    let said = run(&daemon, &["approve", "task_1"]).await;
+    assert_eq!(said.exit, 4, "{said:?}");
+    assert!(said.stderr.contains("does not wait for approval: it is completed"), "{said:?}");
+    assert!(daemon.last_request("DecideTask").is_empty(), "{said:?}");
 }
 
 #[tokio::test]
