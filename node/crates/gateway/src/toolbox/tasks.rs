@@ -189,7 +189,9 @@ impl Toolbox {
         yes: bool,
         progress: &Progress,
     ) -> Result<Value, ToolError> {
-        let task = if task.is_waiting() { self.decide_once(caller, task, yes).await? } else { task };
+        // One that waits again, as somebody has it done again, is another question.
+        let is_asked = task.is_waiting() && task.attempt == 0;
+        let task = if is_asked { self.decide_once(caller, task, yes).await? } else { task };
         if yes {
             return self.waited(task, progress).await;
         }
@@ -346,6 +348,23 @@ mod tests {
         is_pinned.store(true, Ordering::Relaxed);
         let stands = toolbox.retry_task(&own, &task.id).await.expect_err("it is queued");
         assert!(stands.message.contains("neither failed nor was cancelled"), "{stands}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_counts_for_its_question_and_not_when_the_task_is_done_again() {
+        let (tasks, own) = (MemTasks::default(), caller(Principal::of_socket(0)));
+        let all = Catalogue::new(vec![drops(Arc::default())], &Families::All).expect("one");
+        let catalogue = Arc::new(all.with_tasks(Arc::new(tasks.clone())));
+        let toolbox = Toolbox { catalogue, tasks: Some(Arc::new(tasks.clone())), ..Toolbox::default() };
+        let started = toolbox.start(own.clone(), "drops", json!({"name": "m"}), Progress::nobody()).await;
+        let Ok(Started::Task(task)) = started else { panic!("{started:?}") };
+        tasks.set(&task.id, |task| task.attempt = 1);
+        let again = toolbox.task(&own, &task.id).expect("it waits");
+        let answer = toolbox.decided(&own, again.clone(), true, &Progress::nobody()).await.expect("it stands");
+        assert_eq!(answer["task"]["status"], "waiting", "{answer}");
+        let refused = toolbox.decided(&own, again, false, &Progress::nobody()).await.expect_err("it had an answer");
+        assert!(refused.message.contains("had the answer yes before"), "{refused}");
+        assert!(toolbox.task(&own, &task.id).expect("it waits still").is_waiting());
     }
 
     #[test]

@@ -253,6 +253,10 @@ async fn an_answer_that_is_none_is_refused_and_a_missing_one_is_asked_for_again(
     assert_eq!((&found["code"], &found["next"]), (&json!("precondition_failed"), &json!("unpin it")), "{found}");
     let found = ask(&one, json!({"arguments": {"name": "m", "dry_run": true}})).await;
     assert_eq!(found["result"]["structuredContent"]["plan"], json!(["m goes"]), "{found}");
+    // Whoever agrees sees that what is shown is not all.
+    let found = ask(&one, json!({"arguments": {"name": "x".repeat(600)}})).await;
+    let words = found["result"]["inputRequests"]["approval"]["params"]["message"].as_str().unwrap_or_default();
+    assert!(words.contains("xxx ... and 99 bytes more\n- xxx"), "{found}");
     assert_eq!(statuses(&tasks), [""; 0]);
 }
 

@@ -73,7 +73,9 @@ impl Round<'_> {
     fn question(&self) -> String {
         let tool = self.tools.catalogue().find(self.name);
         let shown = tool.map_or(Value::Null, |tool| tool.input().redact(self.arguments)).to_string();
-        let shown = &shown[..shown.floor_char_boundary(TASK_TEXT_BYTES_MAX)];
-        format!("{} needs your approval: {shown}", self.name)
+        let (shown, more) = shown.split_at(shown.floor_char_boundary(TASK_TEXT_BYTES_MAX));
+        // Whoever agrees sees that it is not all.
+        let more = if more.is_empty() { String::new() } else { format!(" ... and {} bytes more", more.len()) };
+        format!("{} needs your approval: {shown}{more}", self.name)
     }
 }
