@@ -139,7 +139,7 @@ impl Toolbox {
     }
 
     async fn try_wish(&self, caller: &Caller, id: &str, wish: Wish) -> Result<TaskView, ToolError> {
-        let task = self.find_task(caller, id).await?;
+        self.find_task(caller, id).await?;
         if wish != Wish::Cancel && !caller.principal.may(Permission::Manage) {
             let message = format!("to {} a task needs the permission {}", wish.as_str(), Permission::Manage);
             return Err(ToolError::new(ErrorCode::Forbidden, message, next_of_an_administrator(id, wish)));
@@ -147,7 +147,7 @@ impl Toolbox {
         let port = self.port(id)?;
         let asked = match wish {
             Wish::Cancel => port.cancel(caller, id),
-            Wish::Retry => port.retry(caller, id, self.foreseen_again(caller, &task).await?),
+            Wish::Retry => port.retry(caller, id, self.foreseen_again(caller, id).await?),
             Wish::Approve => port.decide(caller, id, true),
             Wish::Deny => port.decide(caller, id, false),
         };
@@ -156,12 +156,16 @@ impl Toolbox {
 
     /// What a task would do if it were done again, where somebody has to agree to that: nobody is asked for what would
     /// be refused.
-    async fn foreseen_again(&self, caller: &Caller, task: &TaskView) -> Result<Vec<String>, ToolError> {
+    async fn foreseen_again(&self, caller: &Caller, id: &str) -> Result<Vec<String>, ToolError> {
+        let port = self.port(id)?;
+        // A node that is behind takes one that is over for one that is not.
+        port.catch_up().await?;
+        let task = port.task(id)?;
         // Whatever else stands there is not done again, and its record says why.
         if !matches!(task.status.as_str(), "failed" | "cancelled") || task.attempt == 0 {
             return Ok(Vec::new());
         }
-        let arguments = self.port(&task.id)?.arguments(&task.id)?;
+        let arguments = port.arguments(id)?;
         if !self.catalogue.needs_approval(&task.tool, &arguments) {
             return Ok(Vec::new());
         }
@@ -340,6 +344,8 @@ mod tests {
         assert_eq!(task.plan, ["m goes"]);
         tasks.set(&task.id, |task| (task.status, task.attempt, task.plan) = ("failed".to_owned(), 1, Vec::new()));
         is_pinned.store(true, Ordering::Relaxed);
+        // This node has not seen yet that it failed.
+        tasks.lag(&task.id, |task| task.status = "working".to_owned());
         let refused = toolbox.retry_task(&own, &task.id).await.expect_err("it would be refused");
         assert_eq!(refused.message, "it is pinned");
         is_pinned.store(false, Ordering::Relaxed);

@@ -33,6 +33,8 @@ struct Kept {
     looks: usize,
     /// On record, and not shown here yet.
     late: BTreeSet<String>,
+    /// Shown as they stood, until it has caught up.
+    before: BTreeMap<String, TaskView>,
 }
 
 // === impl MemTasks ===
@@ -59,6 +61,14 @@ impl MemTasks {
     /// Has a task that is on record be one that this node does not show yet.
     pub fn hide(&self, id: &str) {
         self.kept().late.insert(id.to_owned());
+    }
+
+    /// Has it show a task as the test says until it has caught up.
+    pub fn lag(&self, id: &str, change: impl FnOnce(&mut TaskView)) {
+        let mut kept = self.kept();
+        let mut before = kept.tasks.get(id).cloned().unwrap_or_default();
+        change(&mut before);
+        kept.before.insert(id.to_owned(), before);
     }
 
     /// All of them, by id.
@@ -157,6 +167,9 @@ impl Tasks for MemTasks {
     fn task(&self, id: &str) -> Result<TaskView, ToolError> {
         let mut kept = self.kept();
         kept.looks += 1;
+        if let Some(before) = kept.before.get(id) {
+            return Ok(before.clone());
+        }
         if kept.is_behind || kept.late.contains(id) { Err(missing(id)) } else { kept.find(id) }
     }
 
@@ -213,6 +226,7 @@ impl Tasks for MemTasks {
         let mut kept = self.kept();
         kept.is_behind = false;
         kept.late.clear();
+        kept.before.clear();
         drop(kept);
         ready(Ok(())).boxed()
     }
