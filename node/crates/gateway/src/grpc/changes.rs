@@ -82,11 +82,11 @@ impl Admin {
     }
 
     /// What the same request was answered before under the same key, as this node has it on record.
-    fn remembered(&self, by: &By) -> Result<Option<Answer>, AdminError> {
-        let Some(once) = by.once else { return Ok(None) };
+    fn remembered(&self, by: &By) -> Result<Option<Once>, AdminError> {
+        let Some(OnceKey { key, digest }) = by.once else { return Ok(None) };
         let metadata = self.metadata()?;
-        let (held, now) = (read::once(&*metadata.view(), &once.key)?, metadata.log_time());
-        Ok(held.filter(|held| held.digest == once.digest && held.ends_at > now).map(|held| held.answer))
+        let (held, now) = (read::once(&*metadata.view(), &key)?, metadata.log_time());
+        Ok(held.filter(|held| held.digest == digest && held.ends_at > now))
     }
 
     /// Holds a model at a version, or lets it go. With a key, what is told is the version of the first time.
@@ -98,7 +98,9 @@ impl Admin {
             Ok(made) => made,
             // What it was asked for the first time may have gone by now.
             Err(error) => {
-                let Some(Answer::Pinned { digest }) = self.remembered(by)? else { return Err(error) };
+                let Some(Once { answer: Answer::Pinned { digest }, .. }) = self.remembered(by)? else {
+                    return Err(error);
+                };
                 return Ok(v1::PinModelReply { name: parse(&asked.name)?.to_string(), digest: digest.0.to_vec() });
             }
         };
@@ -125,16 +127,15 @@ impl Admin {
         self.change_by(by, Command::SetDrained { node, drained }).await
     }
 
-    /// What a request with this key was answered, where that was before now.
+    /// What the same request was answered before under the same key, by what is newest on record.
     ///
     /// # Errors
     /// When no majority says what is newest, or the state cannot be read.
     pub async fn answered(&self, by: &By) -> Result<Option<Once>, AdminError> {
-        let Some(OnceKey { key, .. }) = by.once else { return Ok(None) };
-        let metadata = self.metadata()?;
-        metadata.read_barrier().await?;
-        let held = read::once(&*metadata.view(), &key)?;
-        Ok(held.filter(|held| held.ends_at > metadata.log_time()))
+        if by.once.is_some() {
+            self.metadata()?.read_barrier().await?;
+        }
+        self.remembered(by)
     }
 
     /// Puts on record that a model is wanted, and tells how far all nodes are, until it is over on each. A failure is
