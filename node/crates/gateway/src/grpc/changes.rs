@@ -45,7 +45,7 @@ pub enum TakenBack {
     Nothing,
     /// All that were to have the model do, and it stays so.
     Met,
-    /// Others wanted the model before, or want it since, so it stays wanted.
+    /// It stays wanted: others wanted the model before, or want it since, or nobody knows any more who asked for it.
     Stays,
 }
 
@@ -167,14 +167,15 @@ impl Admin {
     }
 
     /// Ends what a request with this key asked for of a model, while it is on its way and nobody else's; what came so
-    /// far is kept.
+    /// far is kept. `heard` is what it was answered, for when the key is forgotten by now.
     ///
     /// # Errors
     /// When that cannot be put on record.
-    pub async fn take_back_by(&self, by: &By, name: &str) -> Result<TakenBack, AdminError> {
+    pub async fn take_back_by(&self, by: &By, name: &str, heard: Option<&Once>) -> Result<TakenBack, AdminError> {
         let (name, answered, metadata) = (parse(name)?, self.answered(by).await?, self.metadata()?);
+        let answered = answered.as_ref().or(heard);
         let view = metadata.view();
-        let round = match own_round(answered.as_ref(), read::wish(&*view, &name)?.as_ref(), &by.principal) {
+        let round = match own_round(answered, read::wish(&*view, &name)?.as_ref(), &by.principal) {
             Ok(round) => round,
             Err(not_its_own) => return Ok(not_its_own),
         };
@@ -241,9 +242,8 @@ impl Admin {
 
 /// The round in which is wanted what a request asked for, and nobody but whoever made it.
 fn own_round(once: Option<&Once>, wish: Option<&Wish>, asker: &str) -> Result<u64, TakenBack> {
-    let (Some(Once { answer: Answer::Wish { round }, is_shared, .. }), Some(wish)) = (once, wish) else {
-        return Err(TakenBack::Nothing);
-    };
+    let wish = wish.ok_or(TakenBack::Nothing)?;
+    let Some(Once { answer: Answer::Wish { round }, is_shared, .. }) = once else { return Err(TakenBack::Stays) };
     let is_own = wish.round == *round && !wish.declared && asker_of(&wish.asked_by) == asker;
     if is_own && !*is_shared { Ok(*round) } else { Err(TakenBack::Stays) }
 }
@@ -321,9 +321,10 @@ mod tests {
             assert_eq!(own_round(once.as_ref(), wish.as_ref(), "uid/7"), expected, "{what}");
         };
         check("its own", own(), of(7, "node/2 for uid/7"), Ok(7));
-        check("never asked for", None, of(7, "node/2 for uid/7"), Err(TakenBack::Nothing));
+        check("never asked for", None, None, Err(TakenBack::Nothing));
+        check("never asked for, or forgotten", None, of(7, "node/2 for uid/7"), Err(TakenBack::Stays));
         check("ended before", own(), None, Err(TakenBack::Nothing));
-        check("no wish", Some(once(Answer::Done, false)), of(7, "node/2 for uid/7"), Err(TakenBack::Nothing));
+        check("no pull", Some(once(Answer::Done, false)), of(7, "node/2 for uid/7"), Err(TakenBack::Stays));
         check("changed since", own(), of(8, "node/2 for uid/7"), Err(TakenBack::Stays));
         let joined = Some(once(Answer::Wish { round: 5 }, true));
         check("it joined another's", joined, of(5, "node/1 for admin"), Err(TakenBack::Stays));
