@@ -257,7 +257,7 @@ async fn approval_is_a_yes_that_somebody_says_or_a_no() {
         let said = run(&daemon, &["approve", "task_1", word]).await;
         assert_eq!(said.exit, 0, "{said:?}");
         let asked = DecideTaskRequest::decode(&*daemon.last_request("DecideTask")).expect("a request");
-        assert_eq!((asked.id.as_str(), asked.approved), ("task_1", expected));
+        assert_eq!((asked.id.as_str(), asked.approved, asked.attempt), ("task_1", expected, None));
     }
     let said = run(&daemon, &["approve"]).await;
     let asked = ListTasksRequest::decode(&*daemon.last_request("ListTasks")).expect("a request");

@@ -25,8 +25,9 @@ const ID_CHARS_MAX: usize = 64;
 enum Wish {
     Cancel,
     Retry,
-    Approve,
-    Deny,
+    /// As somebody saw it who was asked; in whichever attempt otherwise.
+    Approve(Option<u32>),
+    Deny(Option<u32>),
 }
 
 // === impl Wish ===
@@ -36,8 +37,8 @@ impl Wish {
         match self {
             Self::Cancel => "cancel",
             Self::Retry => "retry",
-            Self::Approve => "approve",
-            Self::Deny => "deny",
+            Self::Approve(_) => "approve",
+            Self::Deny(_) => "deny",
         }
     }
 }
@@ -117,12 +118,18 @@ impl Toolbox {
         self.wish(caller, id, Wish::Retry).await
     }
 
-    /// Says yes or no to a task that waits for it.
+    /// Says yes or no to a task that waits for it; with an attempt, only while it is the one in which it was shown.
     ///
     /// # Errors
     /// As [`Self::cancel_task`], and when the caller may not begin tasks.
-    pub(crate) async fn decide_task(&self, caller: &Caller, id: &str, yes: bool) -> Result<TaskView, ToolError> {
-        self.wish(caller, id, if yes { Wish::Approve } else { Wish::Deny }).await
+    pub(crate) async fn decide_task(
+        &self,
+        caller: &Caller,
+        id: &str,
+        yes: bool,
+        attempt: Option<u32>,
+    ) -> Result<TaskView, ToolError> {
+        self.wish(caller, id, if yes { Wish::Approve(attempt) } else { Wish::Deny(attempt) }).await
     }
 
     async fn wish(&self, caller: &Caller, id: &str, wish: Wish) -> Result<TaskView, ToolError> {
@@ -148,8 +155,8 @@ impl Toolbox {
         let asked = match wish {
             Wish::Cancel => port.cancel(caller, id),
             Wish::Retry => port.retry(caller, id, self.foreseen_again(caller, id).await?),
-            Wish::Approve => port.decide(caller, id, true),
-            Wish::Deny => port.decide(caller, id, false),
+            Wish::Approve(attempt) => port.decide(caller, id, true, attempt),
+            Wish::Deny(attempt) => port.decide(caller, id, false, attempt),
         };
         asked.await.map(told)
     }
@@ -213,7 +220,7 @@ impl Toolbox {
 
     /// Another node may have been told the answer at the same time: what is on record then counts.
     async fn decide_once(&self, caller: &Caller, task: TaskView, yes: bool) -> Result<TaskView, ToolError> {
-        match self.decide_task(caller, &task.id, yes).await {
+        match self.decide_task(caller, &task.id, yes, Some(task.attempt)).await {
             Ok(task) => Ok(task),
             Err(error) => {
                 // Where no majority can be asked, what this node has is told.
@@ -257,7 +264,7 @@ fn next_of_an_administrator(id: &str, wish: Wish) -> String {
     let command = match wish {
         Wish::Cancel => "task cancel",
         Wish::Retry => "task retry",
-        Wish::Approve | Wish::Deny => "approve",
+        Wish::Approve(_) | Wish::Deny(_) => "approve",
     };
     let id: String = id.chars().take(ID_CHARS_MAX).collect();
     format!("an administrator does this on a node: ollamax {command} {id}")

@@ -212,10 +212,13 @@ impl Tasks for MemTasks {
         })
     }
 
-    fn decide(&self, _by: &Caller, id: &str, approved: bool) -> Answer<TaskView> {
+    fn decide(&self, _by: &Caller, id: &str, approved: bool, attempt: Option<u32>) -> Answer<TaskView> {
         self.change(id, |task| {
             if !task.is_waiting() {
                 return Err(not_so(task, "waits for nobody"));
+            }
+            if attempt.is_some_and(|attempt| attempt != task.attempt) {
+                return Err(not_so(task, "waits again"));
             }
             task.status = if approved { "queued" } else { "cancelled" }.to_owned();
             Ok(())

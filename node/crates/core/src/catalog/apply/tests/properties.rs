@@ -170,7 +170,8 @@ fn any_task() -> impl Strategy<Value = Command> {
             let (priority, plan) = (5, if needs_approval { "n1: m goes".to_owned() } else { String::new() });
             Command::OpenTask { id, tool, arguments_json, subject, priority, repeatable, needs_approval, plan }
         }),
-        1 => (id(), any::<bool>()).prop_map(|(id, approved)| Command::DecideTask { id, approved }),
+        1 => (id(), any::<bool>(), proptest::option::of(attempt()))
+            .prop_map(|(id, approved, attempt)| Command::DecideTask { id, approved, attempt }),
         4 => (id(), node()).prop_map(|(id, node)| Command::AssignTask { id, node }),
         4 => (node(), vec(told, 0..3)).prop_map(|(node, tasks)| Command::TellTasks { node, tasks }),
         3 => (node(), id(), attempt(), outcome)
