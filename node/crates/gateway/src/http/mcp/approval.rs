@@ -67,7 +67,8 @@ impl Round<'_> {
         let round = ollamax_security::random_bytes::<32>();
         let round = round.map_err(|error| ErrorData::internal_error(format!("draw a round: {error}"), None))?;
         let sealed = seal.close(&json!({ROUND: Digest(round).to_string()}), bound_to)?;
-        Ok(InputRequiredResult::new(Some(tasks::approval(self.question(), &plan)), Some(sealed)).into())
+        let asked = tasks::approval(tasks::APPROVAL.to_owned(), self.question(), &plan);
+        Ok(InputRequiredResult::new(Some(asked), Some(sealed)).into())
     }
 
     fn question(&self) -> String {
