@@ -10,6 +10,7 @@ use rmcp::ErrorData;
 use rmcp::model::{CallToolResponse, InputRequiredResult, InputResponses};
 use serde_json::{Value, json};
 
+use ollamax_tools::once::KEY;
 use ollamax_tools::{Call, Caller, OnceKey, Progress};
 use ollamax_types::Digest;
 use ollamax_types::limits::TASK_TEXT_BYTES_MAX;
@@ -20,6 +21,8 @@ use crate::toolbox::Toolbox;
 
 /// Where the state says which round it is.
 const ROUND: &str = "round";
+/// Where it has the key of the call about which its user was asked, if that had one.
+const KEYED: &str = "key";
 
 /// A call, as one of its requests brings it.
 pub(super) struct Round<'a> {
@@ -56,7 +59,19 @@ impl Round<'_> {
         let round = round.ok_or_else(|| ErrorData::invalid_params("requestState: it is of another call", None))?;
         let once = Some(OnceKey::of_round(round, self.arguments));
         let asked = Call { caller: self.caller.clone(), once, progress: progress.clone() };
-        told(self.tools.call(asked, Some(yes), self.name, self.arguments.clone()).await).map(Some)
+        let arguments = self.arguments_as_asked(opened.get(KEYED));
+        told(self.tools.call(asked, Some(yes), self.name, arguments).await).map(Some)
+    }
+
+    /// With the key of the call about which its user was asked, or none: whoever draws one for each request comes to the
+    /// same call, and to no other one that nobody agreed to.
+    fn arguments_as_asked(&self, key: Option<&Value>) -> Value {
+        let mut arguments = self.arguments.clone();
+        if let Some(fields) = arguments.as_object_mut() {
+            fields.remove(KEY);
+            fields.extend(key.map(|key| (KEY.to_owned(), key.clone())));
+        }
+        arguments
     }
 
     async fn ask(&self, seal: &Seal, bound_to: &str) -> Result<CallToolResponse, ErrorData> {
@@ -66,7 +81,11 @@ impl Round<'_> {
         };
         let round = ollamax_security::random_bytes::<32>();
         let round = round.map_err(|error| ErrorData::internal_error(format!("draw a round: {error}"), None))?;
-        let sealed = seal.close(&json!({ROUND: Digest(round).to_string()}), bound_to)?;
+        let mut state = json!({ROUND: Digest(round).to_string()});
+        if let Some(key) = self.arguments.get(KEY).filter(|key| key.is_string()) {
+            state[KEYED] = key.clone();
+        }
+        let sealed = seal.close(&state, bound_to)?;
         let asked = tasks::approval(tasks::APPROVAL.to_owned(), self.question(), &plan);
         Ok(InputRequiredResult::new(Some(asked), Some(sealed)).into())
     }
