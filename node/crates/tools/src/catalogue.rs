@@ -325,8 +325,8 @@ async fn foreseen(tasks: &dyn Tasks, tool: &Tool, call: &Call, arguments: &Value
     Ok(task::kept(plan(call.clone(), arguments.clone()).await?.agreeable()?))
 }
 
-/// What a person agreed to was not refused when it was foreseen: if its work is, things are not as they were. An attempt
-/// that goes on with what an earlier one did is not refused for that, since each step has effect once.
+/// What a person agreed to was not refused when it was foreseen: if it is now, things are not as they were. What was
+/// done in an attempt before is not refused, since its key has the answer.
 fn since_agreed(tool: &Tool, error: ToolError) -> ToolError {
     let is_refused = error.code == ErrorCode::PreconditionFailed || error.code.class() == ErrorClass::NotFound;
     if !tool.spec().needs_approval || !is_refused {

@@ -153,7 +153,7 @@ pub struct Once {
 
 impl Task {
     /// The same in another state from now on, with the time at which it is looked at again. What was told on the way is
-    /// not said of a task that is over; why one was cancelled is, which stands as its text by then.
+    /// not said of a task that is over; what there is to say of one that is cancelled is whoever's who cancels it.
     #[must_use]
     pub fn into_state(self, state: TaskState, now: Timestamp) -> Self {
         let due_at = match &state {
@@ -164,7 +164,7 @@ impl Task {
                 now.plus_ms(ms(TASK_KEPT_FOR))
             }
         };
-        let progress = self.progress.in_state(&state);
+        let progress = self.progress.at_the_end(&state);
         Self { state, progress, updated_at: now, due_at, ..self }
     }
 
@@ -203,7 +203,7 @@ impl Task {
 // === impl TaskProgress ===
 
 impl TaskProgress {
-    fn in_state(self, state: &TaskState) -> Self {
+    fn at_the_end(self, state: &TaskState) -> Self {
         match state {
             TaskState::Completed { .. } => Self { done: self.done.max(self.total), text: String::new(), ..self },
             TaskState::Failed { .. } => Self { text: String::new(), ..self },
