@@ -292,7 +292,7 @@ fn pull_ended(model: &str, taken_back: TakenBack) -> ToolError {
         TakenBack::Nothing => (format!("of this task's pull of {model} nothing is on record any more"), again),
         TakenBack::Met => (format!("{model} is there already, and stays"), "delete_model deletes it"),
         TakenBack::Stays => {
-            let message = format!("{model} stays wanted, as not this task alone asked for it; the pull goes on");
+            let message = format!("{model} stays wanted, as that is not this task's alone to end; the pull goes on");
             (message, "ollamax model wishes shows it; ollamax model pull NAME --cancel ends it for all")
         }
     };
@@ -389,7 +389,7 @@ mod tests {
         check(TakenBack::Ended, "the pull of m was ended; what came so far is kept");
         check(TakenBack::Nothing, "of this task's pull of m nothing is on record any more");
         check(TakenBack::Met, "m is there already, and stays");
-        check(TakenBack::Stays, "m stays wanted, as not this task alone asked for it; the pull goes on");
+        check(TakenBack::Stays, "m stays wanted, as that is not this task's alone to end; the pull goes on");
     }
 
     #[test]
