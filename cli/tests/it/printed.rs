@@ -9,10 +9,10 @@ use serde_json::Value;
 use ollamax_proto::v1::check::Outcome;
 use ollamax_proto::v1::verify_news::Sight;
 use ollamax_proto::v1::{
-    CallToolReply, CallToolRequest, CancelPullRequest, CheckUpgradeReply, DecideTaskRequest, EventsRequest, ExportHead,
-    ExportPart, GetTaskReply, JoinRequest, ListModelsReply, ListTasksReply, ListTasksRequest, ListWishesReply,
-    ModelCopy, ModelView, NodeLabel, PullRequest, PushRequest, RunMigrationsRequest, RuntimeProgress, TaskView,
-    VerifyNews, VerifyRequest, WishChanges, WishFile, WishView, export_part,
+    CallToolReply, CallToolRequest, CancelPullRequest, CancelTaskReply, CheckUpgradeReply, DecideTaskRequest,
+    EventsRequest, ExportHead, ExportPart, GetTaskReply, JoinRequest, ListModelsReply, ListTasksReply,
+    ListTasksRequest, ListWishesReply, ModelCopy, ModelView, NodeLabel, PullRequest, PushRequest, RunMigrationsRequest,
+    RuntimeProgress, TaskView, VerifyNews, VerifyRequest, WishChanges, WishFile, WishView, export_part,
 };
 use ollamax_types::ErrorCode;
 
@@ -191,6 +191,22 @@ async fn a_tool_is_called_with_the_arguments_as_they_were_written() {
     check(&["tool", "call", "list_nodes"], "").await;
     check(&["tool", "call", "list_nodes", r#"{"health": "dead"}"#], r#"{"health": "dead"}"#).await;
     check(&["tool", "call", "list_nodes", "-"], r#"{"limit": 2}"#).await;
+}
+
+#[tokio::test]
+async fn who_ends_a_task_that_is_over_hears_so_and_ends_with_four() {
+    let mut script = lab::script();
+    script.insert("CancelTask", told(&CancelTaskReply { task: Some(lab::tasks::completed()) }));
+    let daemon = Daemon::start(script).await;
+    let said = run(&daemon, &["task", "cancel", "task_2"]).await;
+    let what = "task task_00000000000000000000000000000002 is over already: completed";
+    assert_eq!((said.exit, said.stdout.as_str()), (4, ""), "{said:?}");
+    assert!(said.stderr.starts_with(&format!("error: {what}\n")), "{said:?}");
+    let said = run(&daemon, &["task", "cancel", "task_2", "-o", "json"]).await;
+    assert_eq!((said.exit, said.stdout.as_str()), (4, ""), "{said:?}");
+    let told: Value = serde_json::from_str(&said.stderr).expect("one object");
+    assert_eq!((&told["kind"], &told["code"]), (&"Error".into(), &"precondition_failed".into()), "{told}");
+    assert_eq!(told["what"], what);
 }
 
 #[tokio::test]

@@ -200,9 +200,9 @@ fn end(scene: &Scene<'_>, (node, attempt): (NodeId, u32), id: &TaskId, outcome: 
     members::standing(scene, node)?;
     let task = known(scene.view, id)?;
     let outcome = checked(outcome)?;
-    let progress = match &outcome {
-        TaskOutcome::Cancelled { text } => TaskProgress { text: text.clone(), ..task.progress },
-        TaskOutcome::Completed { .. } | TaskOutcome::Failed { .. } => task.progress.clone(),
+    let text = match &outcome {
+        TaskOutcome::Cancelled { text } => text.clone(),
+        TaskOutcome::Completed { .. } | TaskOutcome::Failed { .. } => String::new(),
     };
     let state = TaskState::from(outcome);
     if task.attempt == attempt && task.state == state {
@@ -212,6 +212,7 @@ fn end(scene: &Scene<'_>, (node, attempt): (NodeId, u32), id: &TaskId, outcome: 
     if !task.is_with(node, attempt) {
         return Err(Refusal::TaskMoved(*id).into());
     }
+    let progress = task.progress.at_the_end(&state, text);
     moved(scene, Task { progress, ..task }, state)
 }
 

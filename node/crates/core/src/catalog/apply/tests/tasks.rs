@@ -316,8 +316,15 @@ fn what_was_told_on_the_way_is_not_said_of_a_task_that_is_over() {
     assert_eq!(ended(vec![end(1, 2, 1, done())]), progress(9, ""));
     assert_eq!(ended(vec![end(1, 2, 1, failed())]), progress(4, ""));
     assert_eq!(ended(vec![cancel(1), end(1, 2, 1, cancelled())]), progress(4, ""));
+    // What whoever ended it has to say is of its end.
     let stays = TaskOutcome::Cancelled { text: "it stays".to_owned() };
     assert_eq!(ended(vec![cancel(1), end(1, 2, 1, stays)]), progress(4, "it stays"));
+    let mut world = World::new();
+    let told = tell(2, &[(1, 1, 4)]);
+    for (now, command) in [(1, opened(1, false, false)), (1, assign(1, 2)), (1, told), (1 + LEASE, Command::Expire)] {
+        world.check_at(now, command, Answer::Done);
+    }
+    assert_eq!((world.task(1).state.as_str(), world.task(1).progress), ("failed", progress(4, "")));
     let mut world = World::new();
     for (now, command) in [(1, open(1)), (1, assign(1, 2)), (1 + LEASE, Command::Expire), (1 + LEASE, cancel(1))] {
         world.check_at(now, command, Answer::Done);
