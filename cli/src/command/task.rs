@@ -53,22 +53,24 @@ pub(crate) async fn run(global: &Global, command: TaskCommand) -> Result<(), Fai
 pub(crate) async fn approve(global: &Global, args: ApproveArgs) -> Result<(), Failure> {
     let ApproveArgs { id, deny, yes } = args;
     let Some(id) = id else { return list_waiting(global).await };
-    if !deny && !yes {
-        agree(global, &id).await?;
-    }
-    let request = DecideTaskRequest { id, approved: !deny };
+    let attempt = if deny || yes { None } else { Some(agree(global, &id).await?) };
+    let request = DecideTaskRequest { id, approved: !deny, attempt };
     let told = client::connect_tasks(global).await?.decide_task(request).await?.into_inner();
     changed(global, &known(told.task)?)
 }
 
-/// Shows what would be done, and asks. What waits for nobody is the daemon's to refuse.
-async fn agree(global: &Global, id: &str) -> Result<(), Failure> {
+/// Shows what would be done, and asks; the attempt in which that was so. Nothing is approved that is not shown first: a
+/// daemon that is behind may tell of a task that waits again by now as it stood before.
+async fn agree(global: &Global, id: &str) -> Result<u32, Failure> {
     let task = look(global, id, 0).await?;
     if !is_waiting(&task) {
-        return Ok(());
+        let what = format!("task {id} does not wait for approval: it is {}", task.status);
+        let next = format!("ollamax task show {id}");
+        return Err(Failure::told(ErrorCode::PreconditionFailed, &what, "nothing was approved", &next));
     }
     output::talk(global.output, page(&task).trim_end());
-    consent::ask(global, &format!("let {} begin, as task {id}", task.tool), CONSENT).await
+    consent::ask(global, &format!("let {} begin, as task {id}", task.tool), CONSENT).await?;
+    Ok(task.attempt)
 }
 
 async fn list(global: &Global, args: ListTasksArgs) -> Result<(), Failure> {

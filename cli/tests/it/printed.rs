@@ -101,7 +101,7 @@ const PAGES: &[(&str, &[&str])] = &[
             "task show task_00000000000000000000000000000002 --wait",
             "task cancel task_00000000000000000000000000000002",
             "task retry task_00000000000000000000000000000001",
-            "approve task_00000000000000000000000000000001",
+            "approve task_00000000000000000000000000000001 --yes",
         ],
     ),
     ("ps", &["ps"]),
@@ -273,13 +273,19 @@ async fn approval_is_a_yes_that_somebody_says_or_a_no() {
         let said = run(&daemon, &["approve", "task_1", word]).await;
         assert_eq!(said.exit, 0, "{said:?}");
         let asked = DecideTaskRequest::decode(&*daemon.last_request("DecideTask")).expect("a request");
-        assert_eq!((asked.id.as_str(), asked.approved), ("task_1", expected));
+        assert_eq!((asked.id.as_str(), asked.approved, asked.attempt), ("task_1", expected, None));
     }
     let said = run(&daemon, &["approve"]).await;
     let asked = ListTasksRequest::decode(&*daemon.last_request("ListTasks")).expect("a request");
     assert_eq!((said.exit, asked.status.as_str()), (0, "waiting"), "{said:?}");
     assert!(said.stdout.contains("WOULD DO") && said.stdout.contains("demo goes from n1"), "{said:?}");
     assert_eq!(run(&daemon, &["approve", "--deny"]).await.exit, 2);
+    // What this daemon does not know to wait may wait again by now: nothing is approved that was not shown.
+    let daemon = Daemon::start(lab::script()).await;
+    let said = run(&daemon, &["approve", "task_1"]).await;
+    assert_eq!(said.exit, 4, "{said:?}");
+    assert!(said.stderr.contains("does not wait for approval: it is completed"), "{said:?}");
+    assert!(daemon.last_request("DecideTask").is_empty(), "{said:?}");
 }
 
 #[tokio::test]

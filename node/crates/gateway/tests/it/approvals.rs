@@ -259,6 +259,25 @@ async fn a_state_counts_for_its_caller_its_arguments_and_its_time_alone() {
     let keyed = with(&lasting, json!({"name": "m", "idempotency_key": "k"}));
     let (found, ()) = tokio::join!(ask(&other, keyed), work_at(&tasks));
     assert_eq!(found["result"]["isError"], json!(false), "it is the time alone: {found}");
+    let other = with(&lasting, json!({"name": "m", "idempotency_key": "of another request"}));
+    let again = ask(&one, other).await;
+    assert_eq!(again["result"]["structuredContent"], found["result"]["structuredContent"], "{again}");
+    assert_eq!(statuses(&tasks), ["completed"], "one answer is one call");
+}
+
+#[tokio::test]
+async fn a_call_with_a_key_is_one_call_however_often_its_user_is_asked() {
+    let (tasks, keys) = (MemTasks::default(), MemKeys::draw());
+    let one = node(&tasks, Some(&keys));
+    let question = async || {
+        let found = ask(&one, json!({"arguments": {"name": "m", "idempotency_key": "k"}})).await;
+        found["result"]["requestState"].as_str().expect("a state").to_owned()
+    };
+    let (first, second) = (question().await, question().await);
+    let (found, ()) = tokio::join!(ask(&one, answer(&first, yes())), work_at(&tasks));
+    let again = ask(&one, answer(&second, yes())).await;
+    assert_eq!(again["result"]["structuredContent"], found["result"]["structuredContent"], "{again}");
+    assert_eq!(statuses(&tasks), ["completed"]);
 }
 
 #[tokio::test]
@@ -286,6 +305,10 @@ async fn an_answer_that_is_none_is_refused_and_a_missing_one_is_asked_for_again(
     assert_eq!((&found["code"], &found["next"]), (&json!("precondition_failed"), &json!("unpin it")), "{found}");
     let found = ask(&one, json!({"arguments": {"name": "m", "dry_run": true}})).await;
     assert_eq!(found["result"]["structuredContent"]["plan"], json!(["m goes"]), "{found}");
+    // Whoever agrees sees that what is shown is not all.
+    let found = ask(&one, json!({"arguments": {"name": "x".repeat(600)}})).await;
+    let words = found["result"]["inputRequests"]["approval"]["params"]["message"].as_str().unwrap_or_default();
+    assert!(words.contains("xxx ... and 99 bytes more\n- xxx"), "{found}");
     assert_eq!(statuses(&tasks), [""; 0]);
 }
 

@@ -443,7 +443,9 @@ async fn on_the_socket_an_administrator_sees_every_task_and_decides() {
     assert!(listed.len() == 1 && listed[0].text.contains("ollamax approve task_1"), "{listed:?}");
 
     let (id, shown) = ("task_1".to_owned(), |task: Option<TaskView>| task.expect("a task").status);
-    let decided = DecideTaskRequest { id: id.clone(), approved: true };
+    let decided = DecideTaskRequest { id: id.clone(), approved: true, attempt: Some(0) };
+    let of_before = DecideTaskRequest { attempt: Some(1), ..decided.clone() };
+    assert_eq!(code(&client.decide_task(by_root(of_before)).await.expect_err("another one")), "precondition_failed");
     let told = client.decide_task(by_root(decided.clone())).await.expect("decided").into_inner();
     assert_eq!(shown(told.task), "queued");
     let again = client.decide_task(by_root(decided)).await.expect_err("it waits for nobody");
@@ -454,7 +456,7 @@ async fn on_the_socket_an_administrator_sees_every_task_and_decides() {
     let retry = || by_root(RetryTaskRequest { id: id.clone() });
     assert_eq!(code(&client.retry_task(retry()).await.expect_err("never begun")), "precondition_failed");
     tasks.set(&id, |task| (task.status, task.attempt) = ("waiting".to_owned(), 0));
-    let denied = DecideTaskRequest { id: id.clone(), approved: false };
+    let denied = DecideTaskRequest { id: id.clone(), approved: false, attempt: None };
     let told = client.decide_task(by_root(denied)).await.expect("decided").into_inner();
     assert_eq!(shown(told.task), "cancelled");
     assert_eq!(code(&client.retry_task(retry()).await.expect_err("denied")), "precondition_failed");

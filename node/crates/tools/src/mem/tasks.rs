@@ -35,6 +35,8 @@ struct Kept {
     catch_ups: usize,
     /// On record, and not shown here yet.
     late: BTreeSet<String>,
+    /// Shown as they stood, until it has caught up.
+    before: BTreeMap<String, TaskView>,
 }
 
 // === impl MemTasks ===
@@ -61,6 +63,14 @@ impl MemTasks {
     /// Has a task that is on record be one that this node does not show yet.
     pub fn hide(&self, id: &str) {
         self.kept().late.insert(id.to_owned());
+    }
+
+    /// Has it show a task as the test says until it has caught up.
+    pub fn lag(&self, id: &str, change: impl FnOnce(&mut TaskView)) {
+        let mut kept = self.kept();
+        let mut before = kept.tasks.get(id).cloned().unwrap_or_default();
+        change(&mut before);
+        kept.before.insert(id.to_owned(), before);
     }
 
     /// All of them, by id.
@@ -165,6 +175,9 @@ impl Tasks for MemTasks {
     fn task(&self, id: &str) -> Result<TaskView, ToolError> {
         let mut kept = self.kept();
         kept.looks += 1;
+        if let Some(before) = kept.before.get(id) {
+            return Ok(before.clone());
+        }
         if kept.is_behind || kept.late.contains(id) { Err(missing(id)) } else { kept.find(id) }
     }
 
@@ -207,10 +220,13 @@ impl Tasks for MemTasks {
         })
     }
 
-    fn decide(&self, _by: &Caller, id: &str, approved: bool) -> Answer<TaskView> {
+    fn decide(&self, _by: &Caller, id: &str, approved: bool, attempt: Option<u32>) -> Answer<TaskView> {
         self.change(id, |task| {
             if !task.is_waiting() {
                 return Err(not_so(task, "waits for nobody"));
+            }
+            if attempt.is_some_and(|attempt| attempt != task.attempt) {
+                return Err(not_so(task, "waits again"));
             }
             task.status = if approved { "queued" } else { "cancelled" }.to_owned();
             Ok(())
@@ -222,6 +238,7 @@ impl Tasks for MemTasks {
         kept.is_behind = false;
         kept.late.clear();
         kept.catch_ups += 1;
+        kept.before.clear();
         drop(kept);
         ready(Ok(())).boxed()
     }

@@ -82,14 +82,17 @@ impl Round<'_> {
         let round = round.map_err(|error| ErrorData::internal_error(format!("draw a round: {error}"), None))?;
         let state = json!({ROUND: Digest(round).to_string(), KEY: self.arguments.get(KEY)});
         let sealed = seal.close(&state, bound_to)?;
-        Ok(InputRequiredResult::new(Some(tasks::approval(self.question(), &plan)), Some(sealed)).into())
+        let asked = tasks::approval(tasks::APPROVAL.to_owned(), self.question(), &plan);
+        Ok(InputRequiredResult::new(Some(asked), Some(sealed)).into())
     }
 
     /// A key says nothing to people, who may have a tool draw it for them.
     fn question(&self) -> String {
         let (tool, asked) = (self.tools.catalogue().find(self.name), self.arguments_with(None));
         let shown = tool.map_or(Value::Null, |tool| tool.input().redact(&asked)).to_string();
-        let shown = &shown[..shown.floor_char_boundary(TASK_TEXT_BYTES_MAX)];
-        format!("{} needs your approval: {shown}", self.name)
+        let (shown, more) = shown.split_at(shown.floor_char_boundary(TASK_TEXT_BYTES_MAX));
+        // Whoever agrees sees that it is not all.
+        let more = if more.is_empty() { String::new() } else { format!(" ... and {} bytes more", more.len()) };
+        format!("{} needs your approval: {shown}{more}", self.name)
     }
 }

@@ -66,7 +66,7 @@ fn cancelled() -> TaskOutcome {
 }
 
 fn decide(number: u8, approved: bool) -> Command {
-    Command::DecideTask { id: id(number), approved }
+    Command::DecideTask { id: id(number), approved, attempt: None }
 }
 
 fn cancel(number: u8) -> Command {
@@ -292,7 +292,13 @@ fn what_needed_an_approval_needs_another_one_when_it_is_asked_for_again() {
     }
     assert_eq!(world.task(1).state, TaskState::Waiting);
     world.check_at(2, assign(1, 2), stands(1, "waiting"));
-    world.check_at(3, decide(1, true), Answer::Done);
+    let answered = |attempt: u32, approved: bool| Command::DecideTask { id: id(1), approved, attempt: Some(attempt) };
+    let anew = "waiting again, and what it would do is to be looked at anew";
+    for approved in [true, false] {
+        world.check_at(2, answered(0, approved), stands(1, anew));
+    }
+    world.check_at(3, answered(1, true), Answer::Done);
+    world.check_at(3, answered(1, true), stands(1, "queued"));
     world.check_at(4, assign(1, 2), Answer::Done);
     assert_eq!((world.task(1).attempt, world.task(1).state), (2, at(2)));
 }
@@ -319,6 +325,11 @@ fn what_was_told_on_the_way_is_not_said_of_a_task_that_is_over() {
         world.check_at(now, command, Answer::Done);
     }
     assert_eq!((world.task(1).state.as_str(), world.task(1).progress), ("failed", progress(4, "")));
+    let mut world = World::new();
+    for (now, command) in [(1, open(1)), (1, assign(1, 2)), (1 + LEASE, Command::Expire), (1 + LEASE, cancel(1))] {
+        world.check_at(now, command, Answer::Done);
+    }
+    assert_eq!(world.task(1).progress.text, "whoever has it next ends it", "nobody begins it again");
 }
 
 #[test]
