@@ -15,6 +15,7 @@ mod lookup;
 mod observed;
 mod punching;
 mod reach;
+mod relaying;
 mod relays;
 mod swarm;
 

@@ -329,7 +329,7 @@ impl Running {
             Reach::Unknown | Reach::Direct => relay::Status::Enable,
         };
         if let Some(relay) = self.swarm.behaviour_mut().relay.as_mut() {
-            relay.set_status(Some(status));
+            relay.set_status(status);
         }
     }
 

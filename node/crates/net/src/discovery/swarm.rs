@@ -26,6 +26,7 @@ use ollamax_security::NodeKey;
 use super::announcement::Announcement;
 use super::observed::Identify;
 use super::punching::Punching;
+use super::relaying::Relaying;
 use crate::config::P2pConfig;
 use crate::error::BindError;
 use crate::lanes;
@@ -65,7 +66,7 @@ pub(super) struct Behaviour {
     mdns: Toggle<mdns::tokio::Behaviour>,
     ping: Toggle<ping::Behaviour>,
     pub(super) lanes: Toggle<lanes::Behaviour>,
-    pub(super) relay: Toggle<relay::Behaviour>,
+    pub(super) relay: Toggle<Relaying>,
     /// Always there: its half in the transport does not live without it.
     relay_client: relay::client::Behaviour,
     dcutr: Toggle<Punching>,
@@ -192,7 +193,7 @@ fn behaviour(setup: Setup<'_>, relay_client: relay::client::Behaviour) -> Behavi
         mdns: multicast_dns(config, own).into(),
         ping: config.lanes.then(|| ping::Behaviour::new(ping)).into(),
         lanes: config.lanes.then(|| lanes::Behaviour::new(own)).into(),
-        relay: (config.lanes && config.relay).then(|| relay::Behaviour::new(own, relay_config(setup))).into(),
+        relay: (config.lanes && config.relay).then(|| Relaying::new(own, relay_config(setup))).into(),
         relay_client,
         dcutr: (config.lanes && config.punch).then(|| Punching::new(own)).into(),
         autonat: config.lanes.then(|| autonat::Behaviour::new(own, autonat_config())).into(),
