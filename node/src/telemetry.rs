@@ -359,6 +359,7 @@ mod tests {
             assert_eq!((&line["msg"], &line["outcome"]), (&Value::from("called a tool"), &Value::from("answered")));
             let found = line["trace_id"].as_str().zip(line["parent_id"].as_str());
             assert_eq!(found, expected, "{said} {header}: {line}");
+            assert_eq!(line["span_id"].as_str().map(str::len), expected.map(|_| 16), "{line}");
         };
         let (own, other) = ("0af7651916cd43dd8448eb211c80319c", "4bf92f3577b34da6a3ce929d0e0e4736");
         let named = |id: &str| format!("00-{id}-b7ad6b7169203331-01");

@@ -396,7 +396,7 @@ fn check_size(tool: &Tool, answer: &Value) -> Result<(), ToolError> {
     Err(ToolError::new(ErrorCode::BodyTooLarge, message, "ask for less: a smaller limit, or one name"))
 }
 
-/// Clients compare answers with the schema, and so does whoever answers them: behind [`check_size`], so that it is little.
+/// Clients compare answers with the schema, and so it is done here: behind [`check_size`], so that it costs little.
 fn check_form(tool: &Tool, answer: &Value) -> Result<(), ToolError> {
     let (spec, problems) = (tool.spec(), tool.output().problems(answer));
     if problems.is_empty() {

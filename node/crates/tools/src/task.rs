@@ -121,7 +121,7 @@ mod tests {
     use crate::principal::{Caller, Principal};
 
     async fn opened(tasks: &MemTasks) -> TaskView {
-        let caller = Caller { principal: Principal::of_socket(1), request: Default::default() };
+        let caller = Caller { principal: Principal::of_socket(1), request: Default::default(), trace: None };
         let (arguments, plan) = (json!({}), Vec::new());
         let (repeatable, needs_approval, once) = (true, false, None);
         let asked = NewTask { tool: "pull", arguments, repeatable, needs_approval, plan, once };

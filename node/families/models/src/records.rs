@@ -179,7 +179,7 @@ mod tests {
     async fn call(ports: &MemPorts, tool: &str, arguments: Value) -> Result<Value, ErrorCode> {
         let tools = crate::tools(&ports.ports()).expect("declared well");
         let all = Catalogue::new(tools, &Families::All).expect("names differ");
-        let caller = Caller { principal: Principal::of_socket(1), request: Default::default() };
+        let caller = Caller { principal: Principal::of_socket(1), request: Default::default(), trace: None };
         match all.call(caller, tool, arguments).await {
             Ok(value) => Ok(value),
             Err(CallError::Failed(error)) => Err(error.code),

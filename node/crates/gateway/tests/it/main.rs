@@ -20,5 +20,6 @@ mod streams;
 mod tasks;
 mod tokens;
 mod tools;
+mod traces;
 mod wanted;
 mod world;

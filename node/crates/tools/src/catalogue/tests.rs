@@ -60,7 +60,7 @@ fn catalogue(tools: Vec<Tool>) -> Catalogue {
 }
 
 fn caller(principal: Principal) -> Caller {
-    Caller { principal, request: Default::default() }
+    Caller { principal, request: Default::default(), trace: None }
 }
 
 async fn code(catalogue: &Catalogue, name: &str, arguments: Value) -> Result<Value, ErrorCode> {
