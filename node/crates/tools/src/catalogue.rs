@@ -15,7 +15,7 @@ use futures::FutureExt as _;
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
-use ollamax_types::limits::TASK_ARGUMENTS_BYTES_MAX;
+use ollamax_types::limits::{TASK_ARGUMENTS_BYTES_MAX, TASK_PRIORITY_USUAL};
 use ollamax_types::{ErrorClass, ErrorCode};
 
 use crate::error::{CallError, DeclarationError, ToolError};
@@ -257,6 +257,7 @@ impl Catalogue {
         let asked = NewTask {
             tool: spec.name,
             arguments: once::canonical(arguments),
+            priority: priority(arguments),
             repeatable: spec.hints.idempotent,
             needs_approval: spec.needs_approval,
             plan,
@@ -334,6 +335,12 @@ fn since_agreed(tool: &Tool, attempt: u32, error: ToolError) -> ToolError {
     }
     let message = format!("things have changed since it was asked for: {}", error.message);
     ToolError { message, ..error }
+}
+
+/// Its schema has bounded it.
+fn priority(arguments: &Value) -> u8 {
+    let said = arguments.get(once::PRIORITY).and_then(Value::as_u64);
+    said.and_then(|said| u8::try_from(said).ok()).unwrap_or(TASK_PRIORITY_USUAL)
 }
 
 /// Whether a call of a tool that works in a task only asks what would happen.

@@ -78,6 +78,8 @@ pub struct NewTask {
     pub tool: &'static str,
     /// What it is to do: without a key, without what was not said, names in order.
     pub arguments: Value,
+    /// At most `TASK_PRIORITY_MAX`; the highest is begun first.
+    pub priority: u8,
     /// Another node may begin it again.
     pub repeatable: bool,
     /// A person must agree first.

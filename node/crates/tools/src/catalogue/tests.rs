@@ -180,6 +180,8 @@ async fn calls_that_are_refused_and_calls_of_nothing_count_as_calls() {
 #[serde(deny_unknown_fields)]
 struct Long {
     name: String,
+    #[schemars(range(min = 0, max = 9))]
+    priority: Option<u8>,
     dry_run: Option<bool>,
     idempotency_key: Option<String>,
 }
@@ -267,6 +269,22 @@ async fn long_work_is_a_task_and_a_dry_run_is_answered_at_once() {
     let Err(CallError::Failed(error)) = large else { panic!("{large:?}") };
     assert_eq!(error.code, ErrorCode::BodyTooLarge);
     assert_eq!(tasks.tasks().len(), 1);
+}
+
+#[tokio::test]
+async fn a_task_has_the_priority_that_its_call_says_and_the_usual_one_where_it_says_none() {
+    let (all, tasks) = with_tasks(vec![long(LONG)]);
+    for (said, expected) in [(json!(9), 9), (json!(0), 0), (Value::Null, TASK_PRIORITY_USUAL)] {
+        let task = opened(&all, "make", json!({"name": "m", "priority": said})).await;
+        assert_eq!(task.priority, expected, "{said}");
+        let asked = tasks.asked(&task.id).expect("it was asked for");
+        assert_eq!(asked.priority, expected, "{said}");
+    }
+    for wrong in [json!(10), json!(-1), json!("high")] {
+        let refused = start(&all, "make", json!({"name": "m", "priority": wrong})).await;
+        let Err(CallError::Failed(error)) = refused else { panic!("{refused:?}") };
+        assert_eq!(error.code, ErrorCode::BadRequest);
+    }
 }
 
 #[tokio::test]
