@@ -312,6 +312,9 @@ mod tests {
         ] {
             assert_eq!(line[key], expected, "{key}");
         }
+        let shown = serde_json::json!({"password": "***", "health": "dead"});
+        let digest = ollamax_types::Digest(ollamax_tools::once::digest_of(&shown));
+        assert_eq!(line["arguments_digest"], digest.to_string(), "of what is shown, in whichever order");
     }
 
     /// A call of a tool at `/mcp`, whose message and whose request name these traces.
