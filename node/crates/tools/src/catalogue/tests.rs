@@ -152,6 +152,24 @@ async fn who_calls_too_often_is_told_when_to_try_again_and_nobody_else_is_hurt()
 }
 
 #[tokio::test(start_paused = true)]
+async fn as_many_calls_of_a_caller_and_a_tool_run_at_once_as_may_and_nobody_else_is_hurt() {
+    let hangs = Tool::new(spec("hangs", "a"), |_, _: Asked| pending::<Result<Asked, ToolError>>().boxed());
+    let all = catalogue(vec![hangs.expect("declared well"), echo(spec("look", "a"))]);
+    let asked = || json!({"name": "m"});
+    let call = |principal: Principal| Box::pin(all.call(caller(principal), "hangs", asked()));
+    let mut running: Vec<_> = (0..AT_ONCE_MAX).map(|_| call(Principal::loopback())).collect();
+    for running in &mut running {
+        assert!(running.as_mut().now_or_never().is_none(), "it hangs");
+    }
+    let Err(CallError::Failed(error)) = call(Principal::loopback()).await else { panic!("it is one too many") };
+    assert_eq!((error.code, error.retry_after), (ErrorCode::Overloaded, Some(PLACE_WAIT)));
+    assert_eq!(code(&all, "look", asked()).await, Ok(asked()));
+    assert!(call(Principal::of_socket(1)).now_or_never().is_none(), "another caller's call runs");
+    drop(running.pop());
+    assert_eq!(code(&all, "hangs", asked()).await, Err(ErrorCode::DeadlineExceeded));
+}
+
+#[tokio::test(start_paused = true)]
 async fn calls_that_are_refused_and_calls_of_nothing_count_as_calls() {
     let limits = Limits { calls_per_minute: 2, ..Limits::READ };
     let all = catalogue(vec![echo(Spec { limits, ..spec("look", "a") }), echo(Spec { limits, ..managing("change") })]);
