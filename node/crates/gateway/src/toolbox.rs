@@ -2,7 +2,8 @@
 //!
 //! Always: one line in the log and one count for each call, also where the caller left before it ended. The line says
 //! who called what with which arguments, and which task came of it; what their schema marks as secret, and what it does
-//! not know, is hidden, before the arguments are cut and their digest is made. A call about which its caller is asked first is one, and the call with the answer another.
+//! not know, is hidden, before the arguments are cut and their digest is made. A call about which its caller is asked
+//! first is one, and the call with the answer another.
 
 use std::fmt;
 use std::sync::Arc;
