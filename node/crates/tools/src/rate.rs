@@ -1,5 +1,5 @@
-//! How often a caller may call a tool, and how many of these calls may run at once: a bucket that fills with time, and a
-//! number of places, for each caller and tool.
+//! How often a caller may call a tool, and how many of these calls may run at once: a bucket that fills with time and
+//! a number of places, for each caller and tool.
 //!
 //! What a bucket decides is plain arithmetic over the moment that it is given. Buckets that are full again say nothing
 //! and are thrown away when room is needed; where there is no room even then, the call is refused.
