@@ -205,10 +205,9 @@ impl Catalogue {
         let How::Task { work: labour, .. } = tool.how() else { return Err(no_worker(name)) };
         permit(tool, &work.caller.principal)?;
         fits(tool, &arguments)?;
-        let attempt = work.attempt;
         let run = AssertUnwindSafe(async move { labour(work, arguments).await }).catch_unwind();
         let result = run.await.unwrap_or_else(|_panic| Err(panicked(tool)));
-        let result = result.map_err(|error| since_agreed(tool, attempt, error))?;
+        let result = result.map_err(|error| since_agreed(tool, error))?;
         check_size(tool, &result)?;
         check_form(tool, &task::done(None, None, Some(&result), None))?;
         Ok(result)
@@ -342,10 +341,11 @@ async fn foreseen(tasks: &dyn Tasks, tool: &Tool, call: &Call, arguments: &Value
     Ok(task::kept(plan(call.clone(), arguments.clone()).await?.agreeable()?))
 }
 
-/// What a person agreed to was not refused when it was foreseen: if its first attempt is, things are not as they were.
-fn since_agreed(tool: &Tool, attempt: u32, error: ToolError) -> ToolError {
+/// What a person agreed to was not refused when it was foreseen: if it is now, things are not as they were. What was
+/// done in an attempt before is not refused, since its key has the answer.
+fn since_agreed(tool: &Tool, error: ToolError) -> ToolError {
     let is_refused = error.code == ErrorCode::PreconditionFailed || error.code.class() == ErrorClass::NotFound;
-    if !tool.spec().needs_approval || attempt != 1 || !is_refused {
+    if !tool.spec().needs_approval || !is_refused {
         return error;
     }
     let message = format!("things have changed since it was asked for: {}", error.message);

@@ -171,7 +171,7 @@ async fn what_was_in_the_way_and_passes_costs_no_task_its_attempt() {
             let time = times.fetch_add(1, Ordering::SeqCst);
             let passing = [ErrorCode::NoQuorum, ErrorCode::OutcomeUnknown, ErrorCode::Draining];
             async move {
-                assert_eq!(work.attempt, 1);
+                assert_eq!(work.begun, 1);
                 passing.get(time).map_or(Ok(json!("done")), |code| Err(ToolError::new(*code, "not now", "")))
             }
         }

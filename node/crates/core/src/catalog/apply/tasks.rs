@@ -197,7 +197,7 @@ fn end(scene: &Scene<'_>, (node, attempt): (NodeId, u32), id: &TaskId, outcome: 
     let task = known(scene.view, id)?;
     let outcome = checked(outcome)?;
     let progress = match &outcome {
-        TaskOutcome::Cancelled { text } if !text.is_empty() => TaskProgress { text: text.clone(), ..task.progress },
+        TaskOutcome::Cancelled { text } => TaskProgress { text: text.clone(), ..task.progress },
         _ => task.progress.clone(),
     };
     let state = TaskState::from(outcome);

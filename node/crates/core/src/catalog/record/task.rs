@@ -153,7 +153,7 @@ pub struct Once {
 
 impl Task {
     /// The same in another state from now on, with the time at which it is looked at again. What was told on the way is
-    /// not said of a task that is over; why one was never begun is.
+    /// not said of a task that is over; what there is to say of one that is cancelled is whoever's who cancels it.
     #[must_use]
     pub fn into_state(self, state: TaskState, now: Timestamp) -> Self {
         let due_at = match &state {
@@ -164,8 +164,7 @@ impl Task {
                 now.plus_ms(ms(TASK_KEPT_FOR))
             }
         };
-        let is_end = state.is_over() && self.state != TaskState::Waiting;
-        let progress = if is_end { self.progress.at_the_end(&state) } else { self.progress };
+        let progress = self.progress.at_the_end(&state);
         Self { state, progress, updated_at: now, due_at, ..self }
     }
 
@@ -205,9 +204,11 @@ impl Task {
 
 impl TaskProgress {
     fn at_the_end(self, state: &TaskState) -> Self {
-        let is_whole = matches!(state, TaskState::Completed { .. });
-        let done = if is_whole { self.done.max(self.total) } else { self.done };
-        Self { done, text: String::new(), ..self }
+        match state {
+            TaskState::Completed { .. } => Self { done: self.done.max(self.total), text: String::new(), ..self },
+            TaskState::Failed { .. } => Self { text: String::new(), ..self },
+            TaskState::Waiting | TaskState::Queued | TaskState::Working { .. } | TaskState::Cancelled => self,
+        }
     }
 }
 

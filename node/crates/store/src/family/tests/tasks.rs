@@ -164,6 +164,6 @@ fn a_task_of_a_newer_release_and_one_under_another_id_are_refused() {
     ] {
         assert!(decode_record(&key, &seal(1, &changed)).is_err(), "{changed:?}");
     }
-    let answer = disk::OnceRecord { digest: vec![8; 32], committed: None, ends_at_ms: 1 };
+    let answer = disk::OnceRecord { digest: vec![8; 32], ends_at_ms: 1, ..disk::OnceRecord::default() };
     assert!(decode_record(&Key::Once([7; 32]), &seal(1, &answer)).is_err());
 }

@@ -309,12 +309,9 @@ fn what_was_told_on_the_way_is_not_said_of_a_task_that_is_over() {
     assert_eq!(ended(vec![]), progress(4, "4 of 9"));
     assert_eq!(ended(vec![end(1, 2, 1, done())]), progress(9, ""));
     assert_eq!(ended(vec![end(1, 2, 1, failed())]), progress(4, ""));
-    assert_eq!(ended(vec![cancel(1), end(1, 2, 1, TaskOutcome::Cancelled)]), progress(4, ""));
-    let mut world = World::new();
-    for (now, command) in [(1, open(1)), (1, assign(1, 2)), (1 + LEASE, Command::Expire), (1 + LEASE, cancel(1))] {
-        world.check_at(now, command, Answer::Done);
-    }
-    assert_eq!(world.task(1).progress, TaskProgress::default(), "nobody begins it again");
+    let cancelled = |text: &str| TaskOutcome::Cancelled { text: text.to_owned() };
+    assert_eq!(ended(vec![cancel(1), end(1, 2, 1, cancelled(""))]), progress(4, ""));
+    assert_eq!(ended(vec![cancel(1), end(1, 2, 1, cancelled("it stays"))]), progress(4, "it stays"));
 }
 
 #[test]
