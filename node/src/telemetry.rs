@@ -371,6 +371,27 @@ mod tests {
         check("nonsense", "nonsense", None).await;
     }
 
+    #[tokio::test]
+    async fn every_message_of_an_assistant_is_found_where_the_level_is_debug() {
+        let catalogue = toolbox::fill(&MemPorts::default().ports(), &[]).expect("declared well");
+        let registry = prometheus::Registry::new();
+        let tools = gateway::Toolbox::new(catalogue, &registry).expect("new names");
+        let mut router = gateway::http::router(parts(tools, registry));
+        let (ring, subscriber) = to_ring_at("debug");
+        let guard = tracing::subscriber::set_default(subscriber);
+        drop(router.call(traced_call("nonsense", "nonsense")).await.expect("infallible"));
+        drop(guard);
+        let request = v1::LogsRequest { request_id: "r-9".to_owned(), ..v1::LogsRequest::default() };
+        let lines: Vec<_> = crate::log_stream::lines(&ring, request).collect().await;
+        let lines = lines.iter().map(|line| &line.as_ref().expect("a line").json);
+        let lines = lines.map(|json| serde_json::from_str::<Value>(json).expect("one JSON object"));
+        let mut told = lines.filter(|line| line["msg"] == "answered an assistant");
+        let line = told.next().expect("it is told");
+        let said = (&line["mcp.method.name"], &line["principal"], &line["status"]);
+        assert_eq!(said, (&"tools/call".into(), &"loopback".into(), &200.into()), "{line}");
+        assert_eq!(told.next(), None, "once");
+    }
+
     #[derive(Debug, thiserror::Error)]
     #[error("copy a file")]
     struct Copying(#[source] std::io::Error);
