@@ -162,6 +162,12 @@ pub trait Changes: Send + Sync + 'static {
     /// stands for now. Answers the digest.
     fn pin(&self, by: &Call, model: &str, version: Option<&str>) -> Answer<String>;
 
+    /// The version for which a name would stand, as [`Changes::pin`] answers it. Changes nothing.
+    fn plan_pin(&self, model: &str, version: Option<&str>) -> Answer<String>;
+
+    /// Whether a name could stand for what is newest again. Changes nothing.
+    fn plan_unpin(&self, model: &str) -> Answer<()>;
+
     /// Has a name stand for what is newest again.
     fn unpin(&self, by: &Call, model: &str) -> Answer<()>;
 
