@@ -9,6 +9,7 @@ mod mcp;
 mod mcp_fixtures;
 mod mcp_sse;
 mod names;
+mod nearly_right;
 mod overload;
 mod places;
 mod pulls;
