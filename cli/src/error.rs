@@ -11,6 +11,8 @@ use tonic::metadata::MetadataMap;
 
 use ollamax_types::{ErrorClass, ErrorCode};
 
+use crate::text;
+
 /// Every exit code and what it means, as `--help` and `docs/api/errors.md` show them.
 pub(crate) const EXIT_CODES: [(u8, &str); 12] = [
     (0, "done"),
@@ -146,7 +148,8 @@ impl Failure {
         ];
         let causes = self.chain.iter().filter(|_| verbose).map(|cause| ("  from: ", cause));
         let lines = lines.into_iter().filter(|(_, line)| !line.is_empty()).chain(causes);
-        lines.map(|(prefix, line)| format!("{prefix}{line}\n")).collect()
+        // Some of it was said by a registry or another program.
+        lines.map(|(prefix, line)| format!("{prefix}{}\n", text::whole_line(line))).collect()
     }
 
     /// For programs, the fields of an object of kind `Error`.
@@ -278,6 +281,8 @@ mod tests {
         assert!(!failure.page(false).contains("from:"));
         assert!(failure.page(true).lines().any(|line| line.starts_with("  from: ")), "{}", failure.page(true));
         assert_eq!(Failure::degraded().page(true), "");
+        let odd = Failure::new(1, "it said\n\x1b[2Jall is well", "", "");
+        assert_eq!(odd.page(false), "error: it said\\n\\u{1b}[2Jall is well\n");
     }
 
     #[test]

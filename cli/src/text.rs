@@ -59,21 +59,26 @@ pub(crate) fn similar<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> 
 pub(crate) fn in_one_line(bytes: &[u8]) -> String {
     const SHOWN_MAX: usize = 120;
     let text = String::from_utf8_lossy(bytes);
-    let mut line: String = text
-        .chars()
-        .take(SHOWN_MAX)
-        .flat_map(|c| if is_unclear(c) { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
-        .collect();
+    let mut line = escaped(text.chars().take(SHOWN_MAX));
     if text.chars().nth(SHOWN_MAX).is_some() {
         line.push('…');
     }
     line
 }
 
+/// The same of a text that nobody may miss the end of: it is not cut.
+pub(crate) fn whole_line(text: &str) -> String {
+    escaped(text.chars())
+}
+
+fn escaped(text: impl Iterator<Item = char>) -> String {
+    text.flat_map(|c| if is_unclear(c) { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+}
+
 /// What nobody sees: it ends a line, moves the cursor, or turns the direction in which what follows is shown.
 fn is_unclear(c: char) -> bool {
     let is_hidden = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}');
-    c.is_control() || is_hidden || matches!(c, '\u{61c}' | '\u{feff}')
+    c.is_control() || is_hidden || matches!(c, '\u{ad}' | '\u{61c}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -110,6 +115,8 @@ mod tests {
     fn a_line_stays_a_line() {
         assert_eq!(in_one_line(b"a\nb\x1b[31m"), "a\\nb\\u{1b}[31m");
         assert_eq!(in_one_line("ä\u{202e}b\u{2028}\u{feff}".as_bytes()), "ä\\u{202e}b\\u{2028}\\u{feff}");
+        assert_eq!(in_one_line("a\u{ad}\u{e0041}".as_bytes()), "a\\u{ad}\\u{e0041}");
         assert_eq!(in_one_line(&[b'x'; 200]).chars().count(), 121);
+        assert_eq!(whole_line(&format!("{}\r", "x".repeat(200))), format!("{}\\r", "x".repeat(200)));
     }
 }

@@ -255,6 +255,7 @@ pub(crate) fn shown(node: &NodeView) -> Value {
         "state": state(node),
         "health": health(node),
         "silentMs": node.silent_ms,
+        "neverHeard": node.never_heard,
         "removedInMs": node.removed_in_ms,
         "clockSkewMs": node.clock_skew_ms,
         "runtime": {"kind": kind(&runtime), "state": runtime_state, "version": runtime.version, "reason": runtime.reason},

@@ -41,6 +41,8 @@ pub(crate) fn page(reply: &StatusReply) -> String {
     if !reply.attention.is_empty() {
         page += "\nNeeds attention:\n";
         for Attention { what, why, next, .. } in &reply.attention {
+            // Some of it was said by a registry or another program.
+            let [what, why, next] = [what, why, next].map(|said| text::whole_line(said));
             page += &format!("  ! {what}\n      why: {why}\n      try: {next}\n");
         }
     }
@@ -105,7 +107,7 @@ pub(crate) fn age(reply: &StatusReply) -> Option<String> {
 
 fn next(reply: &StatusReply) -> String {
     if let Some(first) = reply.attention.first() {
-        return first.next.clone();
+        return text::whole_line(&first.next);
     }
     if reply.phase() == Phase::Joining {
         return "ollamax status; a member sends the state by itself, whatever command began this".to_owned();

@@ -53,22 +53,24 @@ pub(crate) async fn run(global: &Global, command: TaskCommand) -> Result<(), Fai
 pub(crate) async fn approve(global: &Global, args: ApproveArgs) -> Result<(), Failure> {
     let ApproveArgs { id, deny, yes } = args;
     let Some(id) = id else { return list_waiting(global).await };
-    if !deny && !yes {
-        agree(global, &id).await?;
-    }
-    let request = DecideTaskRequest { id, approved: !deny };
+    let attempt = if deny || yes { None } else { Some(agree(global, &id).await?) };
+    let request = DecideTaskRequest { id, approved: !deny, attempt };
     let told = client::connect_tasks(global).await?.decide_task(request).await?.into_inner();
     changed(global, &known(told.task)?)
 }
 
-/// Shows what would be done, and asks. What waits for nobody is the daemon's to refuse.
-async fn agree(global: &Global, id: &str) -> Result<(), Failure> {
+/// Shows what would be done, and asks; the attempt in which that was so. Nothing is approved that is not shown first: a
+/// daemon that is behind may tell of a task that waits again by now as it stood before.
+async fn agree(global: &Global, id: &str) -> Result<u32, Failure> {
     let task = look(global, id, 0).await?;
     if !is_waiting(&task) {
-        return Ok(());
+        let what = format!("task {id} does not wait for approval: it is {}", task.status);
+        let next = format!("ollamax task show {id}");
+        return Err(Failure::told(ErrorCode::PreconditionFailed, &what, "nothing was approved", &next));
     }
     output::talk(global.output, page(&task).trim_end());
-    consent::ask(global, &format!("let {} begin, as task {id}", task.tool), CONSENT).await
+    consent::ask(global, &format!("let {} begin, as task {id}", task.tool), CONSENT).await?;
+    Ok(task.attempt)
 }
 
 async fn list(global: &Global, args: ListTasksArgs) -> Result<(), Failure> {
@@ -296,18 +298,18 @@ fn page(task: &TaskView) -> String {
     page += &line("node", task.node.as_deref().unwrap_or_default());
     page += &line("attempt", &if task.attempt == 0 { String::new() } else { task.attempt.to_string() });
     page += &line("done", &share(task));
-    page += &line("note", &text::in_one_line(task.text.as_bytes()));
+    page += &line("note", &text::whole_line(&task.text));
     page += &line("wanted by", &task.subject);
     page += &line("wanted at", &task.created_at);
     page += &line("changed", &task.updated_at);
     if let Some(TaskProblem { message, next, .. }) = &task.error {
-        page += &line("failed", &text::in_one_line(message.as_bytes()));
-        page += &line("try", &text::in_one_line(next.as_bytes()));
+        page += &line("failed", &text::whole_line(message));
+        page += &line("try", &text::whole_line(next));
     }
     if !task.plan.is_empty() {
         page += "\nPlan:\n";
         for line in &task.plan {
-            page += &format!("  {}\n", text::in_one_line(line.as_bytes()));
+            page += &format!("  {}\n", text::whole_line(line));
         }
     }
     if !task.result_json.is_empty() {
@@ -420,6 +422,9 @@ mod tests {
         let plan = vec!["m goes from n1".to_owned(), "a\nb".to_owned()];
         let planned = TaskView { plan, text: "delete_model {}".to_owned(), ..task("waiting") };
         assert!(page(&planned).ends_with("\nPlan:\n  m goes from n1\n  a\\nb\n"), "{}", page(&planned));
+        let long = "n".repeat(200);
+        let of_many = TaskView { plan: vec![long.clone()], ..planned.clone() };
+        assert!(page(&of_many).ends_with(&format!("\n  {long}\n")), "whoever agrees has read all of it");
         assert!(!page(&task("waiting")).contains("Plan"), "{}", page(&task("waiting")));
         let last = |task: TaskView| table_of_waiting(&[task]).trim_end().rsplit("  ").next().map(str::to_owned);
         assert_eq!(last(planned.clone()).as_deref(), Some("m goes from n1 a\\nb"));

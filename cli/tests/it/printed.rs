@@ -9,10 +9,10 @@ use serde_json::Value;
 use ollamax_proto::v1::check::Outcome;
 use ollamax_proto::v1::verify_news::Sight;
 use ollamax_proto::v1::{
-    CallToolReply, CallToolRequest, CancelPullRequest, CheckUpgradeReply, DecideTaskRequest, EventsRequest, ExportHead,
-    ExportPart, GetTaskReply, JoinRequest, ListModelsReply, ListTasksReply, ListTasksRequest, ListWishesReply,
-    ModelCopy, ModelView, NodeLabel, PullRequest, PushRequest, RunMigrationsRequest, RuntimeProgress, TaskView,
-    VerifyNews, VerifyRequest, WishChanges, WishFile, WishView, export_part,
+    CallToolReply, CallToolRequest, CancelPullRequest, CancelTaskReply, CheckUpgradeReply, DecideTaskRequest,
+    EventsRequest, ExportHead, ExportPart, GetTaskReply, JoinRequest, ListModelsReply, ListTasksReply,
+    ListTasksRequest, ListWishesReply, ModelCopy, ModelView, NodeLabel, PullRequest, PushRequest, RunMigrationsRequest,
+    RuntimeProgress, TaskView, VerifyNews, VerifyRequest, WishChanges, WishFile, WishView, export_part,
 };
 use ollamax_types::ErrorCode;
 
@@ -101,7 +101,7 @@ const PAGES: &[(&str, &[&str])] = &[
             "task show task_00000000000000000000000000000002 --wait",
             "task cancel task_00000000000000000000000000000002",
             "task retry task_00000000000000000000000000000001",
-            "approve task_00000000000000000000000000000001",
+            "approve task_00000000000000000000000000000001 --yes",
         ],
     ),
     ("ps", &["ps"]),
@@ -194,6 +194,22 @@ async fn a_tool_is_called_with_the_arguments_as_they_were_written() {
 }
 
 #[tokio::test]
+async fn who_ends_a_task_that_is_over_hears_so_and_ends_with_four() {
+    let mut script = lab::script();
+    script.insert("CancelTask", told(&CancelTaskReply { task: Some(lab::tasks::completed()) }));
+    let daemon = Daemon::start(script).await;
+    let said = run(&daemon, &["task", "cancel", "task_2"]).await;
+    let what = "task task_00000000000000000000000000000002 is over already: completed";
+    assert_eq!((said.exit, said.stdout.as_str()), (4, ""), "{said:?}");
+    assert!(said.stderr.starts_with(&format!("error: {what}\n")), "{said:?}");
+    let said = run(&daemon, &["task", "cancel", "task_2", "-o", "json"]).await;
+    assert_eq!((said.exit, said.stdout.as_str()), (4, ""), "{said:?}");
+    let told: Value = serde_json::from_str(&said.stderr).expect("one object");
+    assert_eq!((&told["kind"], &told["code"]), (&"Error".into(), &"precondition_failed".into()), "{told}");
+    assert_eq!(told["what"], what);
+}
+
+#[tokio::test]
 async fn a_tool_that_works_in_a_task_is_waited_for_unless_somebody_does_not_want_to() {
     let check = async |began: TaskView, ended: TaskView, words: &[&str], exit: i32, says: &str| {
         let began = CallToolReply { result_json: String::new(), task: Some(began) };
@@ -257,13 +273,19 @@ async fn approval_is_a_yes_that_somebody_says_or_a_no() {
         let said = run(&daemon, &["approve", "task_1", word]).await;
         assert_eq!(said.exit, 0, "{said:?}");
         let asked = DecideTaskRequest::decode(&*daemon.last_request("DecideTask")).expect("a request");
-        assert_eq!((asked.id.as_str(), asked.approved), ("task_1", expected));
+        assert_eq!((asked.id.as_str(), asked.approved, asked.attempt), ("task_1", expected, None));
     }
     let said = run(&daemon, &["approve"]).await;
     let asked = ListTasksRequest::decode(&*daemon.last_request("ListTasks")).expect("a request");
     assert_eq!((said.exit, asked.status.as_str()), (0, "waiting"), "{said:?}");
     assert!(said.stdout.contains("WOULD DO") && said.stdout.contains("demo goes from n1"), "{said:?}");
     assert_eq!(run(&daemon, &["approve", "--deny"]).await.exit, 2);
+    // What this daemon does not know to wait may wait again by now: nothing is approved that was not shown.
+    let daemon = Daemon::start(lab::script()).await;
+    let said = run(&daemon, &["approve", "task_1"]).await;
+    assert_eq!(said.exit, 4, "{said:?}");
+    assert!(said.stderr.contains("does not wait for approval: it is completed"), "{said:?}");
+    assert!(daemon.last_request("DecideTask").is_empty(), "{said:?}");
 }
 
 #[tokio::test]

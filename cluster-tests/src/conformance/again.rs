@@ -1,7 +1,8 @@
 //! Which scenario is done again: one that failed while a node died.
 //!
 //! What a killed node had in hand is lost, and the suite does not ask again, as a client would. So a scenario may fail
-//! for that alone, and is done again, a bounded number of times. One that fails while no node died has failed.
+//! for that alone, and is done again, a bounded number of times. One that fails while no node died has failed. What
+//! failed is told each time, so that whoever reads it can judge whether the death was to blame.
 
 use crate::found::{Ran, Span, Verdict};
 
@@ -13,6 +14,15 @@ const TIMES_MAX: usize = 2;
 pub(crate) fn is_wanted(ran: &Ran, deaths: &[Span], times: usize) -> bool {
     let has_failed = matches!(ran.verdict, Verdict::Failed(_));
     has_failed && times < TIMES_MAX && deaths.iter().any(|death| death.meets(ran.when))
+}
+
+/// What is said of a scenario that is done again.
+pub(crate) fn told(name: &str, ran: &Ran) -> String {
+    let checks = match &ran.verdict {
+        Verdict::Failed(checks) => checks.join("; "),
+        Verdict::Passed { .. } | Verdict::Skipped => String::new(),
+    };
+    format!("{name} failed while a node died, and is done again: {checks}")
 }
 
 #[cfg(test)]
@@ -45,5 +55,12 @@ mod tests {
         check(failed(), &[span(900, 1_000)], 0, true);
         check(failed(), &[span(2_000, 2_010)], 0, true);
         check(failed(), &[span(900, 2_100)], 0, true);
+    }
+
+    #[test]
+    fn what_failed_is_told_when_it_is_done_again() {
+        let verdict = Verdict::Failed(vec!["a: no".to_owned(), "b: 502".to_owned()]);
+        let said = told("ping", &Ran { verdict, when: span(1_000, 2_000) });
+        assert_eq!(said, "ping failed while a node died, and is done again: a: no; b: 502");
     }
 }

@@ -129,7 +129,7 @@ async fn run_sets_into(url: &str, folder: &Path, deaths: &Deaths) -> Result<Foun
             let mut times = 0;
             while again::is_wanted(&ran, &deaths.all(), times) {
                 times += 1;
-                eprintln!("conformance: {}: {name} failed while a node died, and is done again", set.revision);
+                eprintln!("conformance: {}: {}", set.revision, again::told(&name, &ran));
                 ran = run_again(set, &name, url, &folder.join(format!("{}-{name}-{times}", set.revision))).await?;
                 all.again.push((set, name.clone()));
             }

@@ -1,8 +1,8 @@
 //! `ollamax mcp`, the bridge of one assistant, while the node dies that it speaks to: how long the assistant waits.
 //!
 //! The bridge is started as an assistant starts it, knows the node of its data directory and the two others, and is
-//! asked one question after the other, by the handshake. Every answer must have the id of its question; one that is an
-//! error is counted, and is an answer.
+//! asked one question after the other, by the handshake. Every answer must have the id of its question. One that is an
+//! error is no success: the question reads, so the bridge may ask it again elsewhere.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -56,6 +56,7 @@ enum Answer {
 /// What the assistant saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Bridged {
+    /// Errors among them.
     pub(super) answered: u64,
     pub(super) errors: u64,
     pub(super) unanswered: u64,

@@ -157,7 +157,8 @@ fn of_bridge(runs: &[Run]) -> Row {
         value("first ms", all().map(|it| it.first.map(in_ms))),
         value(SLOWEST, all().map(|it| it.slowest.map(in_ms))),
     ];
-    row(BRIDGE, 1, good_share(all().map(|it| (it.answered, it.unanswered))), values)
+    let counts = all().map(|it| (it.answered.saturating_sub(it.errors), it.errors + it.unanswered));
+    row(BRIDGE, 1, good_share(counts), values)
 }
 
 fn spread(rows: &[Row], case: &str, clients: usize, name: &str) -> Option<Spread> {
@@ -183,7 +184,9 @@ pub(super) fn aims(plan: &Plan, runs: &[Run], rows: &[Row]) -> Vec<Aim> {
     aims.push(none(format!("{LIST}: failures of {CROWD} clients at once"), failed));
     aims.push(memory(plan, runs));
     let worst = |of: fn(&UnderKills) -> u64| runs.iter().map(|run| of(&run.under_kills)).max().unwrap_or_default();
-    aims.push(none(format!("{} {KILLS}: not acknowledged", plan.writes), worst(|it| it.failed)));
+    let kills = runs.iter().map(|run| run.under_kills.kills).min().unwrap_or_default();
+    let refused = none(format!("{} {KILLS}: not acknowledged", plan.writes), worst(|it| it.failed));
+    aims.push(Aim { found: format!("{}, in {kills} kills", refused.found), ..refused });
     aims.push(none(format!("{} {KILLS}: effects lost", plan.writes), worst(|it| it.lost)));
     aims.push(none(format!("{} {KILLS}: effects doubled", plan.writes), worst(|it| it.doubled)));
     let slowest = spread(rows, BRIDGE, 1, SLOWEST).map(|it| it.max);

@@ -9,7 +9,7 @@ use futures::FutureExt as _;
 use futures::stream::StreamExt as _;
 use tokio::time::Instant;
 
-use ollamax_core::catalog::{self, Fault, Location, Model, read};
+use ollamax_core::catalog::{self, Fault, Location, Model, Once, read};
 use ollamax_core::health::Health;
 use ollamax_core::placement::size_text;
 use ollamax_gateway::grpc::{Admin, AdminError, By, TakenBack};
@@ -54,13 +54,17 @@ impl ChangesOverAdmin {
         let (by, mut copies) = (by_work(&work, "pull"), Copies::default());
         // It is to end from the start: a lost node began it, or that it ends could not be put on record.
         if work.cancelled.is_cancelled() {
-            return Err(self.ended(&by, &asked.model).await);
+            return Err(self.ended(&by, &asked.model, None).await);
         }
         let mut states = self.admin.pull_by(&by, pull_request(&asked)).await.map_err(refused)?;
+        // It may come for longer than its key is kept.
+        let heard = self.admin.answered(&by).await.map_err(refused)?;
         loop {
             let state = tokio::select! {
                 biased;
-                () = work.cancelled.cancelled() => return Err(self.ended(&by, &asked.model).await),
+                () = work.cancelled.cancelled() => {
+                    return Err(self.ended(&by, &asked.model, heard.as_ref()).await);
+                }
                 state = states.next() => state,
             };
             match state {
@@ -75,8 +79,8 @@ impl ChangesOverAdmin {
     }
 
     /// Somebody has a pull end: nothing more comes of what was asked for here.
-    async fn ended(&self, by: &By, model: &str) -> ToolError {
-        match self.admin.take_back_by(by, model).await {
+    async fn ended(&self, by: &By, model: &str, heard: Option<&Once>) -> ToolError {
+        match self.admin.take_back_by(by, model, heard).await {
             Ok(taken_back) => pull_ended(model, taken_back),
             Err(error) => refused(error),
         }
@@ -306,7 +310,7 @@ fn pull_ended(model: &str, taken_back: TakenBack) -> ToolError {
         TakenBack::Nothing => (format!("of this task's pull of {model} nothing is on record any more"), again),
         TakenBack::Met => (format!("{model} is there already, and stays"), "delete_model deletes it"),
         TakenBack::Stays => {
-            let message = format!("{model} stays wanted, since others asked for it too; the pull goes on for them");
+            let message = format!("{model} stays wanted, as that is not this task's alone to end; the pull goes on");
             (message, "ollamax model wishes shows it; ollamax model pull NAME --cancel ends it for all")
         }
     };
@@ -403,7 +407,7 @@ mod tests {
         check(TakenBack::Ended, "the pull of m was ended; what came so far is kept");
         check(TakenBack::Nothing, "of this task's pull of m nothing is on record any more");
         check(TakenBack::Met, "m is there already, and stays");
-        check(TakenBack::Stays, "m stays wanted, since others asked for it too; the pull goes on for them");
+        check(TakenBack::Stays, "m stays wanted, as that is not this task's alone to end; the pull goes on");
     }
 
     #[test]

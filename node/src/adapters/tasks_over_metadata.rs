@@ -118,8 +118,8 @@ impl Tasks for TasksOverMetadata {
         self.change(by, id, |id| Command::RetryTask { id, plan: plan.join("\n") })
     }
 
-    fn decide(&self, by: &Caller, id: &str, approved: bool) -> Answer<TaskView> {
-        self.change(by, id, |id| Command::DecideTask { id, approved })
+    fn decide(&self, by: &Caller, id: &str, approved: bool, attempt: Option<u32>) -> Answer<TaskView> {
+        self.change(by, id, |id| Command::DecideTask { id, approved, attempt })
     }
 
     fn catch_up(&self) -> Answer<()> {

@@ -3,10 +3,11 @@
 //!
 //! Always: a request that may have been begun goes to another node only if it changes nothing more the second time, and
 //! one that changes something only where its caller has the same rights; what may have been done is never told as not
-//! done, whatever is heard later; a node's death is told within [`SEARCH_MAX`], unless another node goes on; a
-//! subscription that was acknowledged is opened again until the assistant ends it, with the caller's own rights as soon
-//! as there is a way that has them: elsewhere its tasks may be somebody else's; that others have no such task or tool is
-//! no answer to a caller with more rights.
+//! done, whatever is heard later, also where a node asked again says that it cannot say; a node's death is told within
+//! [`SEARCH_MAX`], unless another node goes on; a subscription that was acknowledged is opened again until the
+//! assistant ends it, with the caller's own rights as soon as there is a way that has them: elsewhere its tasks may be
+//! somebody else's; that others have no such task or tool is no answer to a caller with more rights, whether the
+//! protocol says so or a tool.
 
 use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -156,16 +157,19 @@ impl Bridge {
             match told {
                 // A node that stops ends its subscriptions in good order; another one goes on with them.
                 Ok((node, answer)) if answer.get("result").is_some() => {
-                    ended = Some(answer);
+                    ended = Some((telling.acknowledged(), answer));
                     left.push(node);
                     pause = PAUSE_MIN;
                 }
                 Ok((_, error)) => return error,
                 Err(failed) => {
-                    if let Some(answer) = ended.take() {
+                    // An end is the assistant's where no other node has taken it since.
+                    if let Some((acknowledged, answer)) = ended.take()
+                        && acknowledged == telling.acknowledged()
+                    {
                         return answer;
                     }
-                    if !telling.is_acknowledged() {
+                    if telling.acknowledged() == 0 {
                         return failed.told(request);
                     }
                     telling.nobody_tells().await;
@@ -240,14 +244,13 @@ impl Bridge {
         while let Some(node) = self.next(&mut search).await {
             let name = self.ways.name(node);
             match self.ask_at(node, request, search.ends_at, telling).await {
-                Outcome::Answered(answer) if self.is_elsewhere(request, node, &answer["error"]) => {
-                    let why = answer["error"]["message"].as_str().unwrap_or_default();
-                    search.fail(format!("{name}: {why}"), None);
-                }
-                Outcome::Answered(answer) => {
-                    self.answered(node, &name);
-                    return Ok((node, answer));
-                }
+                Outcome::Answered(answer) => match self.left_open(request, node, &answer, search.begun.is_some()) {
+                    Some(why) => search.fail(format!("{name}: {why}"), None),
+                    None => {
+                        self.answered(node, &name);
+                        return Ok((node, answer));
+                    }
+                },
                 Outcome::NotBegun(why, told) => {
                     self.failed(node, &name, &why);
                     search.fail(format!("{name}: {why}"), told);
@@ -286,13 +289,26 @@ impl Bridge {
         }
     }
 
+    /// Why an answer is not the last word on a request; nothing where it is. Where the request may have been begun
+    /// before, an error of the protocol, or one that passes, says nothing of what that came to.
+    fn left_open(&self, request: &Request, node: usize, answer: &Value, was_begun: bool) -> Option<String> {
+        let refusal = message::refusal_of(answer)?;
+        let passes = refusal["code"].is_number() || refusal["retryable"].as_bool() == Some(true);
+        let is_open = (was_begun && passes) || self.is_elsewhere(request, node, &refusal);
+        is_open.then(|| refusal["message"].as_str().unwrap_or_default().to_owned())
+    }
+
     /// Whether a node refuses what the caller's own rights may have: a task, or a tool that stood in a list, is as none
     /// to it, since it takes the caller for another one. Nothing was done, and the way with those rights, which failed or
     /// rests, has the word.
-    fn is_elsewhere(&self, request: &Request, node: usize, error: &Value) -> bool {
+    fn is_elsewhere(&self, request: &Request, node: usize, refusal: &Value) -> bool {
+        let code = &refusal["code"];
         let is_of_rights = match hints::tool_of(request) {
-            Some(tool) => error["code"] == INVALID_PARAMS && self.known.of(tool).is_some(),
-            None => !error.is_null() && request.method.starts_with("tasks/"),
+            Some(tool) => {
+                let is_as_none = *code == INVALID_PARAMS || *code == ErrorCode::TaskNotFound.as_str();
+                is_as_none && self.known.of(tool).is_some()
+            }
+            None => request.method.starts_with("tasks/"),
         };
         is_of_rights && self.has_own_rights.load(Ordering::Relaxed) && !self.ways.has_own_rights(node)
     }

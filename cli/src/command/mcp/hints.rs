@@ -1,5 +1,5 @@
 //! Which requests may be sent again when their connection broke, and what makes one of them so: its method, what a tool
-//! says of itself, or a key under which its effect is had once.
+//! says of itself, a key under which its effect is had once, or the state of a question, whose answer counts once.
 //!
 //! What tools say is learnt from the lists that nodes give, and forgotten with the process. Without a word of a tool
 //! nothing of it is sent twice.
@@ -23,6 +23,8 @@ const MISSED_FOR: Duration = Duration::from_secs(60);
 const KEY: &str = "idempotency_key";
 /// Where a key may stand beside the arguments.
 const KEY_IN_META: &str = "ollamax.dev/idempotency-key";
+/// Where a call carries the state of the question that it answers.
+const STATE: &str = "requestState";
 /// Requests that change nothing, or nothing more the second time.
 const REPEATABLE: [&str; 12] = [
     "server/discover",
@@ -129,9 +131,9 @@ pub(crate) fn tool_of(request: &Request) -> Option<&str> {
 }
 
 /// Gives a call that may change something a key of its own, where its tool takes one and none was said, not even one
-/// that makes no sense: the node refuses that.
+/// that makes no sense: the node refuses that. An answer to a question has the key of its question.
 pub(crate) fn with_key(mut params: Params, hints: Option<Hints>, draw: impl FnOnce() -> String) -> Params {
-    if hints.is_none_or(|hints| hints.is_reading || !hints.takes_key) {
+    if hints.is_none_or(|hints| hints.is_reading || !hints.takes_key) || carries_state(&params) {
         return params;
     }
     // Typed clients write null for what they do not say; here it would hide the key beside the arguments.
@@ -158,11 +160,17 @@ fn said_key(params: &Params) -> Option<&Value> {
     in_arguments.filter(|key| !key.is_null()).or(in_meta.filter(|key| !key.is_null()))
 }
 
+/// Whether a call answers a question that was asked before it.
+fn carries_state(params: &Params) -> bool {
+    params.get(STATE).is_some_and(|state| !state.is_null())
+}
+
 /// The key of a call whose tool takes one.
 pub(crate) fn key_of(request: &Request, hints: Option<Hints>) -> Option<&str> {
     tool_of(request)?;
-    // A key that the tool does not take is none.
-    hints.filter(|hints| hints.takes_key).and_then(|_| said_key(&request.params)).and_then(Value::as_str)
+    // A key that the tool does not take is none, and beside a state it does not count.
+    let hints = hints.filter(|hints| hints.takes_key && !carries_state(&request.params));
+    hints.and_then(|_| said_key(&request.params)).and_then(Value::as_str)
 }
 
 /// Whether something may be otherwise when a request was answered.
@@ -181,7 +189,9 @@ pub(crate) fn may_repeat(request: &Request, hints: Option<Hints>) -> bool {
     if tool_of(request).is_none() {
         return REPEATABLE.contains(&request.method.as_str());
     }
-    hints.is_some_and(|hints| hints.is_repeatable) || key_of(request, hints).is_some()
+    // What asks before it begins is what takes a key.
+    let is_answer = |hints: Hints| hints.takes_key && carries_state(&request.params);
+    hints.is_some_and(|hints| hints.is_repeatable || is_answer(hints)) || key_of(request, hints).is_some()
 }
 
 #[cfg(test)]
@@ -246,6 +256,24 @@ mod tests {
         let mut beside = call("pulls", json!({}));
         beside.params.insert("_meta".to_owned(), json!({KEY_IN_META: "k"}));
         assert!(may_repeat(&beside, known.of("pulls")));
+    }
+
+    #[test]
+    fn an_answer_to_a_question_is_repeated_and_has_no_key_of_its_own() {
+        let known = known();
+        let check = |name: &str, state: Value, arguments: Value, expected: (Value, bool, Option<&str>)| {
+            let mut request = call(name, arguments);
+            request.params.insert(STATE.to_owned(), state);
+            let hints = known.of(name);
+            request.params = with_key(request.params, hints, || "drawn".to_owned());
+            let found = (request.params["arguments"].clone(), may_repeat(&request, hints), key_of(&request, hints));
+            assert_eq!(found, expected, "{name}");
+        };
+        check("pulls", json!("sealed"), json!({}), (json!({}), true, None));
+        check("pulls", json!("sealed"), json!({KEY: "own"}), (json!({KEY: "own"}), true, None));
+        check("pulls", Value::Null, json!({}), (json!({KEY: "drawn"}), true, Some("drawn")));
+        check("adds", json!("sealed"), json!({}), (json!({}), false, None));
+        check("unheard_of", json!("sealed"), json!({}), (json!({}), false, None));
     }
 
     #[test]

@@ -98,6 +98,15 @@ pub(crate) fn error(id: &Value, code: i64, text: impl Into<String>, data: Value)
     json!({"jsonrpc": "2.0", "id": id, "error": error})
 }
 
+/// Why a node did not do what was asked: an error of the protocol, or what a tool says in the place of its result.
+pub(crate) fn refusal_of(answer: &Value) -> Option<Value> {
+    if let Some(error) = answer.get("error") {
+        return Some(error.clone());
+    }
+    let result = answer.get("result").filter(|result| result["isError"].as_bool() == Some(true))?;
+    serde_json::from_str(result["content"][0]["text"].as_str()?).ok()
+}
+
 /// A result for the assistant.
 pub(crate) fn result(id: &Value, result: Value) -> Value {
     json!({"jsonrpc": "2.0", "id": id, "result": result})
@@ -154,6 +163,20 @@ mod tests {
         check(&cancelled("7"), Message::Cancelled(json!(7)));
         check(&cancelled("\"7\""), Message::Cancelled(json!("7")));
         check(&cancelled("{}"), note("notifications/cancelled"));
+    }
+
+    #[test]
+    fn what_was_not_done_says_why_in_the_protocols_words_or_in_a_tools() {
+        let check = |answer: Value, expected: Option<Value>| assert_eq!(refusal_of(&answer), expected, "{answer}");
+        check(error(&json!(7), INVALID_PARAMS, "no", Value::Null), Some(json!({"code": -32_602, "message": "no"})));
+        let said = |text: &str, is_error: bool| {
+            result(&json!(7), json!({"content": [{"type": "text", "text": text}], "isError": is_error}))
+        };
+        check(said(r#"{"code":"no_quorum"}"#, true), Some(json!({"code": "no_quorum"})));
+        check(said(r#"{"code":"no_quorum"}"#, false), None);
+        check(said("no JSON", true), None);
+        check(result(&json!(7), json!({"isError": true})), None);
+        check(result(&json!(7), json!({})), None);
     }
 
     #[test]

@@ -61,7 +61,7 @@ struct Words {
     id: Value,
     era: Era,
     progress: Option<f64>,
-    is_acknowledged: bool,
+    acknowledged: u64,
     /// The tasks that a subscription was taken for, by id.
     tasks: BTreeMap<String, Heard>,
 }
@@ -87,15 +87,22 @@ impl Telling {
         Self { words: Words::new(Value::Null, Era::Modern), out: None }
     }
 
-    /// Whether a subscription was begun.
-    pub(crate) fn is_acknowledged(&self) -> bool {
-        self.words.is_acknowledged
+    /// How many nodes have taken the subscription, one after the other.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.words.acknowledged
     }
 
-    /// Hands on a notification.
+    /// Hands on a notification. Where it is dropped before there is room for it, it is as if it had not come.
     pub(crate) async fn note(&mut self, note: Value) {
+        let Some(Out { work, told }) = &self.out else { return };
+        let mut room = told.reserve().await.ok();
         for message in self.words.of_note(note) {
-            self.send(message, false).await;
+            let message = Told { work: *work, message, is_last: false };
+            match room.take() {
+                Some(room) => room.send(message),
+                // Where nobody takes it, the whole bridge ends.
+                None => drop(told.send(message).await),
+            }
         }
     }
 
@@ -124,7 +131,7 @@ impl Telling {
 
 impl Words {
     fn new(id: Value, era: Era) -> Self {
-        Self { id, era, progress: None, is_acknowledged: false, tasks: BTreeMap::new() }
+        Self { id, era, progress: None, acknowledged: 0, tasks: BTreeMap::new() }
     }
 
     /// What the assistant hears of a notification.
@@ -165,7 +172,8 @@ impl Words {
         for id in taken {
             self.tasks.entry(id.to_owned()).or_default().is_unheard = false;
         }
-        if !std::mem::replace(&mut self.is_acknowledged, true) {
+        self.acknowledged = self.acknowledged.saturating_add(1);
+        if self.acknowledged == 1 {
             return vec![note];
         }
         told.extend(missed(granted, &self.id));
@@ -231,6 +239,8 @@ fn missed(granted: &Value, id: &Value) -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     fn progress(value: &Value) -> Value {
@@ -309,6 +319,20 @@ mod tests {
         assert_eq!(words.of_silence(&nobody), [task("asks", "input_required", UNHEARD)]);
         // What was not subscribed to is handed on as it is.
         assert_eq!(words.of_note(task("other", "completed", "")), [task("other", "completed", "")]);
+    }
+
+    #[tokio::test]
+    async fn what_there_was_no_room_for_is_not_taken_for_told() {
+        let (told, mut coming) = mpsc::channel(1);
+        let mut telling = Telling::new(json!("s"), Era::Modern, Out { work: 1, told });
+        let granted = json!({"notifications": {TASK_IDS: ["a"]}});
+        telling.note(json!({"jsonrpc": "2.0", "method": ACKNOWLEDGED, "params": granted})).await;
+        let ended = json!({"jsonrpc": "2.0", "method": OF_TASK, "params": {"taskId": "a", "status": "completed"}});
+        // The assistant reads nothing, and who tells it is left meanwhile.
+        assert!(telling.note(ended.clone()).now_or_never().is_none());
+        assert!(coming.try_recv().is_ok_and(|told| told.message["method"] == ACKNOWLEDGED));
+        telling.note(ended.clone()).await;
+        assert_eq!(coming.try_recv().map(|told| told.message), Ok(ended));
     }
 
     #[test]

@@ -115,7 +115,7 @@ fn kept(args: &PullArgs, seen: &Seen, progress: &PullProgress) -> Option<String>
 /// Why the version may not be the newest; said once, with the first news of it.
 fn remarked(seen: &Seen, progress: &PullProgress) -> Option<String> {
     let is_new = !progress.remark.is_empty() && seen.values().all(|progress| progress.remark.is_empty());
-    let remark = text::in_one_line(progress.remark.as_bytes());
+    let remark = text::whole_line(&progress.remark);
     let next = "A newer version may be there: pull again when it answers.";
     is_new.then(|| format!("Note: {remark}. {next}"))
 }

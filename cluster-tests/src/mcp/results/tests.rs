@@ -79,13 +79,27 @@ fn each_promise_is_missed_by_itself() {
     check(|run| run.bridge.slowest = None, &["longest wait"]);
 }
 
+/// A bridge that answered everything with an error once met all that is wanted of it.
+#[test]
+fn an_answer_of_the_bridge_that_is_an_error_is_no_success() {
+    let mut run = good();
+    run.bridge.errors = 50;
+    let rows = rows(&[run]);
+    let row = rows.iter().find(|row| row.case == BRIDGE).expect("it is there");
+    assert!((row.success_rate - 0.75).abs() < 1e-9, "{row:?}");
+}
+
 #[test]
 fn of_several_runs_the_worst_counts_where_it_is_a_promise() {
     let mut bad = good();
     bad.handshakes.after = Holds { resident_bytes: 100 << 20, open_files: 60 };
+    (bad.under_kills.failed, bad.under_kills.kills) = (1, 3);
     let aims = aims(&whole(), &[good(), bad, good()], &rows(&[good()]));
-    let memory = aims.iter().find(|aim| aim.what.starts_with("memory")).expect("it is wanted");
+    let found = |words: &str| aims.iter().find(|aim| aim.what.contains(words)).expect("it is wanted");
+    let memory = found("memory");
     assert_eq!((memory.found.as_str(), memory.met), ("40.0 MiB and 10 files more", false));
+    // How often somebody was killed stands beside what that did.
+    assert_eq!(found("not acknowledged").found, "1, in 3 kills");
 }
 
 #[test]

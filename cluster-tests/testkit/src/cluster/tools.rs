@@ -86,7 +86,7 @@ impl Tools {
     /// # Errors
     /// As [`Tools::call`].
     pub async fn decide(&self, id: &str, approved: bool) -> Result<v1::TaskView, CallError> {
-        let request = v1::DecideTaskRequest { id: id.to_owned(), approved };
+        let request = v1::DecideTaskRequest { id: id.to_owned(), approved, attempt: None };
         let reply = bounded(&self.node, CALL_TIME, self.tasks.clone().decide_task(request)).await?;
         Ok(reply.task.unwrap_or_default())
     }

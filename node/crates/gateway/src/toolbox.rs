@@ -159,7 +159,7 @@ impl Toolbox {
 
     /// Calls a tool. Where it begins a task, the call waits for it; for how long, and what is answered then, says
     /// [`Self::waited`]. Where its caller was asked before, the answer is said to that task first, and once: `asked`
-    /// has the key that makes all goings on from one question one call.
+    /// has the key that makes all goings on from one question one call, where the arguments have none.
     ///
     /// # Errors
     /// As [`Catalogue::start`], and when the task fails; when the answer was no, or another one before.

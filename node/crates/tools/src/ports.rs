@@ -120,8 +120,9 @@ pub trait Tasks: Send + Sync + 'static {
     /// Has one that failed, or was cancelled, done again; who is to agree to that reads what it would do now.
     fn retry(&self, by: &Caller, id: &str, plan: Vec<String>) -> Answer<TaskView>;
 
-    /// Says whether one that waits for a person may be done.
-    fn decide(&self, by: &Caller, id: &str, approved: bool) -> Answer<TaskView>;
+    /// Says whether one that waits for a person may be done; with an attempt, only while it has been begun so often, as
+    /// that person saw it.
+    fn decide(&self, by: &Caller, id: &str, approved: bool, attempt: Option<u32>) -> Answer<TaskView>;
 
     /// Waits until this node shows everything that was on record anywhere when it was asked.
     fn catch_up(&self) -> Answer<()>;

@@ -14,7 +14,7 @@ use ollamax_types::limits::TASK_PLAN_BYTES_MAX;
 use crate::error::ToolError;
 use crate::ports::Tasks;
 use crate::progress::Progress;
-use crate::views::{TaskError, TaskView};
+use crate::views::{TaskError, TaskView, lines_more};
 
 /// Room for how many more lines there are of a plan that is cut.
 const MORE_BYTES: usize = 48;
@@ -72,9 +72,9 @@ pub(crate) fn done(
 
 /// As much of a plan as a task keeps of one, and how many lines more there are: whoever agrees sees that it is not all.
 pub(crate) fn kept(mut plan: Vec<String>) -> Vec<String> {
-    // A line is one on record too.
+    // A line is one on record too, and moves nothing where it is shown.
     for line in &mut plan {
-        *line = line.replace(['\n', '\r'], " ");
+        *line = line.replace(char::is_control, " ");
     }
     let sized = |lines: &[String]| lines.iter().map(|line| line.len() + 1).sum::<usize>();
     if sized(&plan) <= TASK_PLAN_BYTES_MAX {
@@ -84,7 +84,7 @@ pub(crate) fn kept(mut plan: Vec<String>) -> Vec<String> {
     while sized(&plan) > TASK_PLAN_BYTES_MAX - MORE_BYTES {
         plan.pop();
     }
-    plan.push(format!("... and {} lines more", whole - plan.len()));
+    plan.push(lines_more(whole - plan.len()));
     plan
 }
 
@@ -177,12 +177,12 @@ mod tests {
     fn a_plan_is_kept_whole_or_says_how_much_more_there_is() {
         let lines = |count: usize| vec!["x".repeat(63); count];
         assert_eq!(kept(lines(64)), lines(64));
-        assert_eq!(kept(vec!["a\nb".to_owned()]), ["a b"]);
+        assert_eq!(kept(vec!["a\nb".to_owned(), "\u{1b}[2Kc".to_owned()]), ["a b", " [2Kc"]);
         let cut = kept(lines(100));
         let (more, shown) = cut.split_last().expect("lines");
         assert_eq!(more, &format!("... and {} lines more", 100 - shown.len()));
         assert!(!shown.is_empty() && cut.join("\n").len() <= TASK_PLAN_BYTES_MAX, "{}", cut.len());
-        assert_eq!(kept(vec!["x".repeat(TASK_PLAN_BYTES_MAX)]), ["... and 1 lines more"]);
+        assert_eq!(kept(vec!["x".repeat(TASK_PLAN_BYTES_MAX)]), ["... and 1 line more"]);
     }
 
     #[test]

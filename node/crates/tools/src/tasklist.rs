@@ -81,7 +81,7 @@ impl FromStr for Place {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (created_at, id) = text.split_once('/').ok_or(())?;
+        let (created_at, id) = text.split_once('/').filter(|(moment, _)| is_moment(moment)).ok_or(())?;
         Ok(Self { created_at: created_at.to_owned(), id: id.to_owned() })
     }
 }
@@ -123,6 +123,12 @@ pub fn list(
         }
     })?;
     page(rows.into_values().collect(), Place::of, None, asked.limit)
+}
+
+/// Whether a text may be when a task began: what is in the order of these and is none would begin a page anywhere.
+fn is_moment(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_digit() || b"-:.TZ".contains(&byte);
+    text.ends_with('Z') && text.starts_with(|first: char| first.is_ascii_digit()) && text.bytes().all(fits)
 }
 
 fn said(word: Option<&str>) -> Option<&str> {
@@ -214,6 +220,10 @@ mod tests {
             listed(&Principal::loopback(), &asked).err()
         };
         assert_eq!((wrong("", ""), wrong("dead", "")), (None, Some(ErrorCode::BadRequest)));
-        assert_eq!(wrong("", "no place"), Some(ErrorCode::BadRequest));
+        // The last two are cursors of other lists.
+        for cursor in ["no place", "/", "/a", "z/a", "Z/a", "7", "library/m:latest"] {
+            assert_eq!(wrong("", cursor), Some(ErrorCode::BadRequest), "{cursor}");
+        }
+        assert_eq!(wrong("", "1970-01-01T00:00:00.25Z/b"), None);
     }
 }

@@ -324,7 +324,7 @@ impl TaskView {
         let mut plan = self.plan;
         let more = plan.len().saturating_sub(1);
         plan.truncate(1);
-        plan.extend((more > 0).then(|| format!("... and {more} lines more")));
+        plan.extend((more > 0).then(|| lines_more(more)));
         Self { plan, result: None, ..self }
     }
 
@@ -352,6 +352,11 @@ fn in_short(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     let mut shown = Map::new();
     shown.insert("type".to_owned(), Value::from(vec!["object", "null"]));
     shown.into()
+}
+
+/// What stands for lines that are not shown.
+pub(crate) fn lines_more(count: usize) -> String {
+    format!("... and {count} {} more", if count == 1 { "line" } else { "lines" })
 }
 
 #[cfg(test)]
@@ -396,6 +401,7 @@ mod tests {
         };
         check(&[], &[]);
         check(&["a"], &["a"]);
+        check(&["a", "b"], &["a", "... and 1 line more"]);
         check(&["a", "b", "c"], &["a", "... and 2 lines more"]);
     }
 

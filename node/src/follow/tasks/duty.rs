@@ -1,13 +1,13 @@
 //! The leader gives tasks to nodes: who gets what is decided by `core::tasks`, and each gift is fenced by the term in
 //! which it was decided.
 //!
-//! It reads the tasks when one has changed, and while one is queued also a little later although nothing changed, since
-//! a node may have come or gone. What is refused is decided anew from fresh facts.
+//! It reads the tasks when one has changed, and while one is queued also a second after the last time, whatever changed
+//! meanwhile, since a node may have come or gone. What is refused is decided anew from fresh facts.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use ollamax_core::catalog::{Fault, TaskState};
@@ -16,9 +16,9 @@ use ollamax_metadata::ProposeError;
 use ollamax_types::ErrorCode;
 
 use super::Lead;
-use crate::follow::pause_after;
+use crate::follow::{next_look, pause_after};
 
-/// Time between two looks while a task is queued, although none changed.
+/// Time between two looks, and while a task is queued the most between two readings, although none changed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the last look found.
@@ -36,8 +36,12 @@ struct Looked {
 impl Looked {
     /// Whether another look would decide the same.
     fn still_holds(&self, term: u64, changed_at: u64) -> bool {
-        let may_hosts_differ = self.is_any_queued && self.at.elapsed() >= LOOK_INTERVAL;
-        self.term == term && self.changed_at == changed_at && !may_hosts_differ
+        self.term == term && self.changed_at == changed_at && !self.holds_for().is_zero()
+    }
+
+    /// How long it holds while no task changes: hosts may be others by then.
+    fn holds_for(&self) -> Duration {
+        if self.is_any_queued { LOOK_INTERVAL.saturating_sub(self.at.elapsed()) } else { LOOK_INTERVAL }
     }
 }
 
@@ -46,18 +50,11 @@ pub(super) async fn lead(lead: Arc<dyn Lead>, stop: CancellationToken) {
     let mut changes = lead.changes();
     let (mut looked, mut took): (Option<Looked>, _) = (None, Duration::ZERO);
     loop {
-        let pause = pause_after(took);
-        let woken = async {
-            sleep(pause).await;
-            tokio::select! {
-                changed = changes.changed() => changed.is_ok(),
-                () = sleep(LOOK_INTERVAL.saturating_sub(pause)) => true,
-            }
-        };
+        let interval = looked.as_ref().map_or(LOOK_INTERVAL, Looked::holds_for);
+        let woken = next_look(&mut changes, pause_after(took), interval);
         if stop.run_until_cancelled(woken).await != Some(true) {
             return;
         }
-        changes.borrow_and_update();
         took = Duration::ZERO;
         let Some(term) = lead.term() else {
             looked = None;
@@ -66,6 +63,7 @@ pub(super) async fn lead(lead: Arc<dyn Lead>, stop: CancellationToken) {
         match stop.run_until_cancelled(give_out(&*lead, term, &mut looked, &mut took)).await {
             Some(Ok(())) => {}
             Some(Err(fault)) => {
+                looked = None;
                 tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read the tasks to give them out");
             }
             None => return,
@@ -104,7 +102,7 @@ async fn give_out(lead: &dyn Lead, term: u64, looked: &mut Option<Looked>, took:
 mod tests {
     use ollamax_core::tasks::Host;
     use ollamax_types::NodeId;
-    use tokio::time::timeout;
+    use tokio::time::{sleep, timeout};
 
     use super::*;
     use crate::follow::tasks::mem::{MemRecord, task};
@@ -150,6 +148,25 @@ mod tests {
         };
         tokio::join!(leading, comes);
         assert_eq!(record.working(), [NodeId(2)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_comes_is_found_a_second_after_the_last_look_whatever_changed_meanwhile() {
+        let (record, stop) = (MemRecord::new(1), CancellationToken::new());
+        record.set_lead(Some(1), vec![]);
+        record.set_term_now(1);
+        let leading = lead(Arc::new(record.clone()), stop.clone());
+        let comes = async {
+            record.put(task(1));
+            sleep(LOOK_INTERVAL * 9 / 10).await;
+            assert_eq!((record.reads(), record.working()), (1, vec![]));
+            record.set_lead(Some(1), hosts(&[2]));
+            record.pass();
+            sleep(LOOK_INTERVAL * 4 / 10).await;
+            assert_eq!(record.working(), [NodeId(2)]);
+            stop.cancel();
+        };
+        tokio::join!(leading, comes);
     }
 
     #[tokio::test(start_paused = true)]

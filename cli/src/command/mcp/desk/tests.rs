@@ -42,6 +42,8 @@ struct Node {
     mood: Mutex<Mood>,
     /// It is asked with the caller's own rights; others do not know tasks and changes of this caller's.
     is_own: AtomicBool,
+    /// Its cluster has no leader: nothing can be changed there.
+    is_leaderless: AtomicBool,
     /// Calls of tools have no end there.
     holds: bool,
     connections: Mutex<JoinSet<()>>,
@@ -137,6 +139,10 @@ impl Node {
             ("tools/call", Some("administers")) if !self.is_own.load(Ordering::Relaxed) => {
                 return Some((400, message::error(id, message::INVALID_PARAMS, "no such tool", Value::Null)));
             }
+            ("tools/call", Some("looks_up")) if !self.is_own.load(Ordering::Relaxed) => {
+                refused("task_not_found", false)
+            }
+            ("tools/call", Some("pulls")) if self.is_leaderless.load(Ordering::Relaxed) => refused("no_quorum", true),
             ("tools/call", Some("turned_away")) => {
                 return Some((403, message::error(&Value::Null, INVALID_REQUEST, "not you", Value::Null)));
             }
@@ -149,6 +155,12 @@ impl Node {
         };
         Some((200, message::result(id, said)))
     }
+}
+
+/// What a tool says that did not do what was asked.
+fn refused(code: &str, retryable: bool) -> Value {
+    let said = json!({"code": code, "message": format!("it is {code}"), "next": "look", "retryable": retryable});
+    json!({"resultType": "complete", "content": [{"type": "text", "text": said.to_string()}], "isError": true})
 }
 
 fn tools() -> Value {
@@ -165,6 +177,7 @@ fn tools() -> Value {
         tool("adds", false, json!({})),
         tool("pulls", false, key),
         tool("administers", false, json!({})),
+        tool("looks_up", true, json!({})),
         tool("turned_away", true, json!({})),
     ])
 }
@@ -206,6 +219,7 @@ impl Hold {
             name,
             mood: Mutex::new(Mood::Open),
             is_own: AtomicBool::new(false),
+            is_leaderless: AtomicBool::new(false),
             holds,
             connections: Mutex::default(),
             asked: Mutex::default(),
@@ -450,6 +464,27 @@ async fn a_change_that_may_have_been_begun_is_never_told_as_not_done_and_its_key
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_change_that_may_have_been_begun_is_not_told_as_not_done_by_a_node_that_cannot_say() {
+    let (mut n1, n2) = (Hold::new("n1", true), Hold::new("n2", false));
+    n2.node.is_leaderless.store(true, Ordering::Relaxed);
+    let mut assistant = Assistant::start(&[&n1, &n2]);
+    assistant.call(7, "pulls").await;
+    n1.call().await;
+    n1.become_so(Mood::Refusing);
+    let told = assistant.hear().await;
+    assert_eq!(code_of(&told), (&json!(7), &json!("outcome_unknown")), "{told}");
+    assert!(told["error"]["data"]["idempotency_key"].is_string(), "{told}");
+    let asked = n2.asked("tools/call").len();
+    assert!(asked > 1, "it is asked again while there is time");
+    // Of what was not begun before, that is the answer.
+    assistant.call(8, "pulls").await;
+    let told = assistant.hear().await;
+    assert_eq!((&told["id"], &told["result"]["isError"]), (&json!(8), &json!(true)), "{told}");
+    assert_eq!(n2.asked("tools/call").len(), asked + 1);
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_change_that_may_have_been_begun_goes_on_with_the_same_rights_alone() {
     let (mut n1, n2) = (Hold::new("n1", true).of_caller(), Hold::new("n2", false));
     let mut assistant = Assistant::start(&[&n1, &n2]);
@@ -500,16 +535,20 @@ async fn that_a_task_is_unknown_to_others_is_no_answer_while_its_caller_is_away(
 async fn that_a_tool_is_unknown_to_others_is_no_answer_while_its_caller_is_away() {
     let (n1, n2) = (Hold::new("n1", false).of_caller(), Hold::new("n2", false));
     let mut assistant = Assistant::start(&[&n1, &n2]);
-    assistant.call(7, "administers").await;
-    assert_eq!(assistant.node_of(7).await, "n1");
-    n1.become_so(Mood::Refusing);
-    for id in [8, 9] {
-        assistant.call(id, "administers").await;
-        assert_eq!(code_of(&assistant.hear().await), (&json!(id), &json!("peer_unreachable")));
+    // Of the other one a tool itself says that it has no such task.
+    for tool in ["administers", "looks_up"] {
+        n1.become_so(Mood::Open);
+        assistant.call(7, tool).await;
+        assert_eq!(assistant.node_of(7).await, "n1", "{tool}");
+        n1.become_so(Mood::Refusing);
+        for id in [8, 9] {
+            assistant.call(id, tool).await;
+            assert_eq!(code_of(&assistant.hear().await), (&json!(id), &json!("peer_unreachable")), "{tool}");
+        }
+        n1.become_so(Mood::Open);
+        assistant.call(10, tool).await;
+        assert_eq!(assistant.node_of(10).await, "n1", "{tool}");
     }
-    n1.become_so(Mood::Open);
-    assistant.call(10, "administers").await;
-    assert_eq!(assistant.node_of(10).await, "n1");
     // What rights do not decide is answered as ever.
     n1.become_so(Mood::Refusing);
     assistant.send(json!(11), "nonsense", modern(json!({}))).await;
@@ -644,10 +683,14 @@ async fn a_subscription_goes_on_at_the_next_node_and_says_what_may_have_been_mis
     let fourth = n2.stream().await;
     fourth.acknowledge().await;
     assert_eq!(assistant.hear().await, changed);
+    // That one dies, and the end of the one before it is no end of it.
+    n2.become_so(Mood::Refusing);
+    let fifth = n1.stream().await;
+    fifth.acknowledge().await;
+    assert_eq!(assistant.hear().await, changed);
     // Where there is none, it has ended.
-    n1.become_so(Mood::Refusing);
-    *n2.node.mood.lock().expect("no panic") = Mood::Refusing;
-    fourth.tell(message::result(&fourth.asked["id"], json!({"resultType": "complete"}))).await;
+    *n1.node.mood.lock().expect("no panic") = Mood::Refusing;
+    fifth.tell(message::result(&fifth.asked["id"], json!({"resultType": "complete"}))).await;
     let told = assistant.hear().await;
     assert_eq!(told, json!({"jsonrpc": "2.0", "id": "s", "result": {"resultType": "complete"}}));
     assistant.end().await;

@@ -417,6 +417,9 @@ pub enum Command {
         id: TaskId,
         /// It goes on; else it is cancelled.
         approved: bool,
+        /// How often it had been begun when somebody was asked: where it waits again, that is another question. `None`:
+        /// whichever it is.
+        attempt: Option<u32>,
     },
     /// The leader gives a task to a node; the entry is fenced by its term. Begins an attempt.
     AssignTask {

@@ -45,7 +45,7 @@ pub enum TakenBack {
     Nothing,
     /// All that were to have the model do, and it stays so.
     Met,
-    /// Others wanted the model before, or want it since, so it stays wanted.
+    /// It stays wanted: others wanted the model before, or want it since, or nobody knows any more who asked for it.
     Stays,
 }
 
@@ -82,11 +82,11 @@ impl Admin {
     }
 
     /// What the same request was answered before under the same key, as this node has it on record.
-    fn remembered(&self, by: &By) -> Result<Option<Answer>, AdminError> {
-        let Some(once) = by.once else { return Ok(None) };
+    fn remembered(&self, by: &By) -> Result<Option<Once>, AdminError> {
+        let Some(OnceKey { key, digest }) = by.once else { return Ok(None) };
         let metadata = self.metadata()?;
-        let (held, now) = (read::once(&*metadata.view(), &once.key)?, metadata.log_time());
-        Ok(held.filter(|held| held.digest == once.digest && held.ends_at > now).map(|held| held.answer))
+        let (held, now) = (read::once(&*metadata.view(), &key)?, metadata.log_time());
+        Ok(held.filter(|held| held.digest == digest && held.ends_at > now))
     }
 
     /// Holds a model at a version, or lets it go. With a key, what is told is the version of the first time.
@@ -98,7 +98,9 @@ impl Admin {
             Ok(made) => made,
             // What it was asked for the first time may have gone by now.
             Err(error) => {
-                let Some(Answer::Pinned { digest }) = self.remembered(by)? else { return Err(error) };
+                let Some(Once { answer: Answer::Pinned { digest }, .. }) = self.remembered(by)? else {
+                    return Err(error);
+                };
                 return Ok(v1::PinModelReply { name: parse(&asked.name)?.to_string(), digest: digest.0.to_vec() });
             }
         };
@@ -133,16 +135,15 @@ impl Admin {
         self.change_by(by, Command::SetDrained { node, drained }).await
     }
 
-    /// What a request with this key was answered, where that was before now.
+    /// What the same request was answered before under the same key, by what is newest on record.
     ///
     /// # Errors
     /// When no majority says what is newest, or the state cannot be read.
     pub async fn answered(&self, by: &By) -> Result<Option<Once>, AdminError> {
-        let Some(OnceKey { key, .. }) = by.once else { return Ok(None) };
-        let metadata = self.metadata()?;
-        metadata.read_barrier().await?;
-        let held = read::once(&*metadata.view(), &key)?;
-        Ok(held.filter(|held| held.ends_at > metadata.log_time()))
+        if by.once.is_some() {
+            self.metadata()?.read_barrier().await?;
+        }
+        self.remembered(by)
     }
 
     /// Puts on record that a model is wanted, and tells how far all nodes are, until it is over on each. A failure is
@@ -174,14 +175,15 @@ impl Admin {
     }
 
     /// Ends what a request with this key asked for of a model, while it is on its way and nobody else's; what came so
-    /// far is kept.
+    /// far is kept. `heard` is what it was answered, for when the key is forgotten by now.
     ///
     /// # Errors
     /// When that cannot be put on record.
-    pub async fn take_back_by(&self, by: &By, name: &str) -> Result<TakenBack, AdminError> {
+    pub async fn take_back_by(&self, by: &By, name: &str, heard: Option<&Once>) -> Result<TakenBack, AdminError> {
         let (name, answered, metadata) = (parse(name)?, self.answered(by).await?, self.metadata()?);
+        let answered = answered.as_ref().or(heard);
         let view = metadata.view();
-        let round = match own_round(answered.as_ref(), read::wish(&*view, &name)?.as_ref(), &by.principal) {
+        let round = match own_round(answered, read::wish(&*view, &name)?.as_ref(), &by.principal) {
             Ok(round) => round,
             Err(not_its_own) => return Ok(not_its_own),
         };
@@ -248,9 +250,8 @@ impl Admin {
 
 /// The round in which is wanted what a request asked for, and nobody but whoever made it.
 fn own_round(once: Option<&Once>, wish: Option<&Wish>, asker: &str) -> Result<u64, TakenBack> {
-    let (Some(Once { answer: Answer::Wish { round }, is_shared, .. }), Some(wish)) = (once, wish) else {
-        return Err(TakenBack::Nothing);
-    };
+    let wish = wish.ok_or(TakenBack::Nothing)?;
+    let Some(Once { answer: Answer::Wish { round }, is_shared, .. }) = once else { return Err(TakenBack::Stays) };
     let is_own = wish.round == *round && !wish.declared && asker_of(&wish.asked_by) == asker;
     if is_own && !*is_shared { Ok(*round) } else { Err(TakenBack::Stays) }
 }
@@ -328,9 +329,10 @@ mod tests {
             assert_eq!(own_round(once.as_ref(), wish.as_ref(), "uid/7"), expected, "{what}");
         };
         check("its own", own(), of(7, "node/2 for uid/7"), Ok(7));
-        check("never asked for", None, of(7, "node/2 for uid/7"), Err(TakenBack::Nothing));
+        check("never asked for", None, None, Err(TakenBack::Nothing));
+        check("never asked for, or forgotten", None, of(7, "node/2 for uid/7"), Err(TakenBack::Stays));
         check("ended before", own(), None, Err(TakenBack::Nothing));
-        check("no wish", Some(once(Answer::Done, false)), of(7, "node/2 for uid/7"), Err(TakenBack::Nothing));
+        check("no pull", Some(once(Answer::Done, false)), of(7, "node/2 for uid/7"), Err(TakenBack::Stays));
         check("changed since", own(), of(8, "node/2 for uid/7"), Err(TakenBack::Stays));
         let joined = Some(once(Answer::Wish { round: 5 }, true));
         check("it joined another's", joined, of(5, "node/1 for admin"), Err(TakenBack::Stays));

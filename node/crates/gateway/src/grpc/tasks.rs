@@ -95,8 +95,8 @@ impl tasks_server::Tasks for Tasks {
 
     async fn decide_task(&self, request: Request<v1::DecideTaskRequest>) -> Reply<v1::DecideTaskReply> {
         let caller = caller_of(&request)?;
-        let v1::DecideTaskRequest { id, approved } = request.into_inner();
-        let decided = self.0.decide_task(&caller, &id, approved).await;
+        let v1::DecideTaskRequest { id, approved, attempt } = request.into_inner();
+        let decided = self.0.decide_task(&caller, &id, approved, attempt).await;
         reply(decided.map(|task| v1::DecideTaskReply { task: shown(task) }).map_err(refused))
     }
 }

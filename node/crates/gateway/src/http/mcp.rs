@@ -11,7 +11,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::request::Parts as Head;
-use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use axum::http::{HeaderMap, Method, Response, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
@@ -166,8 +166,7 @@ async fn served(tools: &Toolbox, service: &Service, admitted: Admitted) -> Respo
 /// The protocol remembers a message until its answer ends: where that is a stream, the message counts among the bodies
 /// until then. Other answers are whole by now.
 fn kept(response: Response<Body>, held: Option<body::Held>) -> Response<Body> {
-    let kind = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    if !kind.starts_with(b"text/event-stream") {
+    if !is_stream(response.headers()) {
         return response;
     }
     response.map(|body| {
@@ -305,7 +304,7 @@ mod tests {
         let check = |versions: &[&'static str], method: &str, expected: Option<i32>| {
             let mut headers = HeaderMap::new();
             for version in versions {
-                headers.append(VERSION_HEADER, HeaderValue::from_static(version));
+                headers.append(VERSION_HEADER, header::HeaderValue::from_static(version));
             }
             let text = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}"}}"#);
             let found = check_version(&headers, text.as_bytes()).err().map(|refusal| refusal.json_rpc);

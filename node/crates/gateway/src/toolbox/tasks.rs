@@ -25,8 +25,9 @@ const ID_CHARS_MAX: usize = 64;
 enum Wish {
     Cancel,
     Retry,
-    Approve,
-    Deny,
+    /// As somebody saw it who was asked; in whichever attempt otherwise.
+    Approve(Option<u32>),
+    Deny(Option<u32>),
 }
 
 // === impl Wish ===
@@ -36,8 +37,8 @@ impl Wish {
         match self {
             Self::Cancel => "cancel",
             Self::Retry => "retry",
-            Self::Approve => "approve",
-            Self::Deny => "deny",
+            Self::Approve(_) => "approve",
+            Self::Deny(_) => "deny",
         }
     }
 }
@@ -117,12 +118,18 @@ impl Toolbox {
         self.wish(caller, id, Wish::Retry).await
     }
 
-    /// Says yes or no to a task that waits for it.
+    /// Says yes or no to a task that waits for it; with an attempt, only while it is the one in which it was shown.
     ///
     /// # Errors
     /// As [`Self::cancel_task`], and when the caller may not begin tasks.
-    pub(crate) async fn decide_task(&self, caller: &Caller, id: &str, yes: bool) -> Result<TaskView, ToolError> {
-        self.wish(caller, id, if yes { Wish::Approve } else { Wish::Deny }).await
+    pub(crate) async fn decide_task(
+        &self,
+        caller: &Caller,
+        id: &str,
+        yes: bool,
+        attempt: Option<u32>,
+    ) -> Result<TaskView, ToolError> {
+        self.wish(caller, id, if yes { Wish::Approve(attempt) } else { Wish::Deny(attempt) }).await
     }
 
     async fn wish(&self, caller: &Caller, id: &str, wish: Wish) -> Result<TaskView, ToolError> {
@@ -139,7 +146,7 @@ impl Toolbox {
     }
 
     async fn try_wish(&self, caller: &Caller, id: &str, wish: Wish) -> Result<TaskView, ToolError> {
-        let task = self.find_task(caller, id).await?;
+        self.find_task(caller, id).await?;
         if wish != Wish::Cancel && !caller.principal.may(Permission::Manage) {
             let message = format!("to {} a task needs the permission {}", wish.as_str(), Permission::Manage);
             return Err(ToolError::new(ErrorCode::Forbidden, message, next_of_an_administrator(id, wish)));
@@ -147,21 +154,25 @@ impl Toolbox {
         let port = self.port(id)?;
         let asked = match wish {
             Wish::Cancel => port.cancel(caller, id),
-            Wish::Retry => port.retry(caller, id, self.foreseen_again(caller, &task).await?),
-            Wish::Approve => port.decide(caller, id, true),
-            Wish::Deny => port.decide(caller, id, false),
+            Wish::Retry => port.retry(caller, id, self.foreseen_again(caller, id).await?),
+            Wish::Approve(attempt) => port.decide(caller, id, true, attempt),
+            Wish::Deny(attempt) => port.decide(caller, id, false, attempt),
         };
         asked.await.map(told)
     }
 
     /// What a task would do if it were done again, where somebody has to agree to that: nobody is asked for what would
     /// be refused.
-    async fn foreseen_again(&self, caller: &Caller, task: &TaskView) -> Result<Vec<String>, ToolError> {
+    async fn foreseen_again(&self, caller: &Caller, id: &str) -> Result<Vec<String>, ToolError> {
+        let port = self.port(id)?;
+        // A node that is behind takes one that is over for one that is not.
+        port.catch_up().await?;
+        let task = port.task(id)?;
         // Whatever else stands there is not done again, and its record says why.
         if !matches!(task.status.as_str(), "failed" | "cancelled") || task.attempt == 0 {
             return Ok(Vec::new());
         }
-        let arguments = self.port(&task.id)?.arguments(&task.id)?;
+        let arguments = port.arguments(id)?;
         if !self.catalogue.needs_approval(&task.tool, &arguments) {
             return Ok(Vec::new());
         }
@@ -189,7 +200,9 @@ impl Toolbox {
         yes: bool,
         progress: &Progress,
     ) -> Result<Value, ToolError> {
-        let task = if task.is_waiting() { self.decide_once(caller, task, yes).await? } else { task };
+        // One that waits again, as somebody has it done again, is another question.
+        let is_asked = task.is_waiting() && task.attempt == 0;
+        let task = if is_asked { self.decide_once(caller, task, yes).await? } else { task };
         if yes {
             return self.waited(task, progress).await;
         }
@@ -207,7 +220,7 @@ impl Toolbox {
 
     /// Another node may have been told the answer at the same time: what is on record then counts.
     async fn decide_once(&self, caller: &Caller, task: TaskView, yes: bool) -> Result<TaskView, ToolError> {
-        match self.decide_task(caller, &task.id, yes).await {
+        match self.decide_task(caller, &task.id, yes, Some(task.attempt)).await {
             Ok(task) => Ok(task),
             Err(error) => {
                 // Where no majority can be asked, what this node has is told.
@@ -251,7 +264,7 @@ fn next_of_an_administrator(id: &str, wish: Wish) -> String {
     let command = match wish {
         Wish::Cancel => "task cancel",
         Wish::Retry => "task retry",
-        Wish::Approve | Wish::Deny => "approve",
+        Wish::Approve(_) | Wish::Deny(_) => "approve",
     };
     let id: String = id.chars().take(ID_CHARS_MAX).collect();
     format!("an administrator does this on a node: ollamax {command} {id}")
@@ -338,6 +351,8 @@ mod tests {
         assert_eq!(task.plan, ["m goes"]);
         tasks.set(&task.id, |task| (task.status, task.attempt, task.plan) = ("failed".to_owned(), 1, Vec::new()));
         is_pinned.store(true, Ordering::Relaxed);
+        // This node has not seen yet that it failed.
+        tasks.lag(&task.id, |task| task.status = "working".to_owned());
         let refused = toolbox.retry_task(&own, &task.id).await.expect_err("it would be refused");
         assert_eq!(refused.message, "it is pinned");
         is_pinned.store(false, Ordering::Relaxed);
@@ -346,6 +361,23 @@ mod tests {
         is_pinned.store(true, Ordering::Relaxed);
         let stands = toolbox.retry_task(&own, &task.id).await.expect_err("it is queued");
         assert!(stands.message.contains("neither failed nor was cancelled"), "{stands}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_counts_for_its_question_and_not_when_the_task_is_done_again() {
+        let (tasks, own) = (MemTasks::default(), caller(Principal::of_socket(0)));
+        let all = Catalogue::new(vec![drops(Arc::default())], &Families::All).expect("one");
+        let catalogue = Arc::new(all.with_tasks(Arc::new(tasks.clone())));
+        let toolbox = Toolbox { catalogue, tasks: Some(Arc::new(tasks.clone())), ..Toolbox::default() };
+        let started = toolbox.start(own.clone(), "drops", json!({"name": "m"}), Progress::nobody()).await;
+        let Ok(Started::Task(task)) = started else { panic!("{started:?}") };
+        tasks.set(&task.id, |task| task.attempt = 1);
+        let again = toolbox.task(&own, &task.id).expect("it waits");
+        let answer = toolbox.decided(&own, again.clone(), true, &Progress::nobody()).await.expect("it stands");
+        assert_eq!(answer["task"]["status"], "waiting", "{answer}");
+        let refused = toolbox.decided(&own, again, false, &Progress::nobody()).await.expect_err("it had an answer");
+        assert!(refused.message.contains("had the answer yes before"), "{refused}");
+        assert!(toolbox.task(&own, &task.id).expect("it waits still").is_waiting());
     }
 
     #[test]

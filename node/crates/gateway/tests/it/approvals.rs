@@ -157,6 +157,39 @@ async fn a_user_is_asked_at_one_node_and_the_answer_counts_at_another_one_and_on
 }
 
 #[tokio::test]
+async fn an_answer_counts_once_whatever_keys_come_with_it_and_a_key_once_however_often_it_is_asked() {
+    let (tasks, keys) = (MemTasks::default(), MemKeys::draw());
+    let one = node(&tasks, Some(&keys));
+    let with_key = |mut params: Value, key: Value| {
+        params["arguments"] = json!({"name": "m", "idempotency_key": key});
+        params
+    };
+    let state_of = |found: &Value| found["result"]["requestState"].as_str().expect("a state").to_owned();
+    // As a bridge does that draws a key for each request.
+    let found = ask(&one, with_key(json!({}), json!("a"))).await;
+    let words = &found["result"]["inputRequests"]["approval"]["params"]["message"];
+    assert_eq!(words, "drops needs your approval: {\"name\":\"m\"}\n- m goes", "{found}");
+    let first = state_of(&found);
+    let (found, ()) = tokio::join!(ask(&one, with_key(answer(&first, yes()), json!("b"))), work_at(&tasks));
+    assert_eq!(found["result"]["isError"], json!(false), "{found}");
+    for key in [json!("c"), json!("a"), Value::Null] {
+        let again = ask(&one, with_key(answer(&first, yes()), key)).await;
+        assert_eq!(again["result"]["structuredContent"], found["result"]["structuredContent"], "{again}");
+    }
+    // As a client does that heard nothing of all that, and begins anew with its key.
+    let second = state_of(&ask(&one, with_key(json!({}), json!("a"))).await);
+    assert_ne!(second, first);
+    let again = ask(&one, with_key(answer(&second, yes()), json!("a"))).await;
+    assert_eq!(again["result"]["structuredContent"], found["result"]["structuredContent"], "{again}");
+    assert_eq!(statuses(&tasks), ["completed"]);
+    // A question without a key is a call of its own, whatever comes with its answer.
+    let third = question(&one).await;
+    let (other, ()) = tokio::join!(ask(&one, with_key(answer(&third, yes()), json!("a"))), work_at(&tasks));
+    assert_eq!(other["result"]["isError"], json!(false), "{other}");
+    assert_eq!(statuses(&tasks), ["completed", "completed"]);
+}
+
+#[tokio::test]
 async fn whoever_does_not_say_yes_has_said_no_and_cannot_say_yes_later() {
     for said in [
         json!({"action": "decline"}),
@@ -226,6 +259,25 @@ async fn a_state_counts_for_its_caller_its_arguments_and_its_time_alone() {
     let keyed = with(&lasting, json!({"name": "m", "idempotency_key": "k"}));
     let (found, ()) = tokio::join!(ask(&other, keyed), work_at(&tasks));
     assert_eq!(found["result"]["isError"], json!(false), "it is the time alone: {found}");
+    let other = with(&lasting, json!({"name": "m", "idempotency_key": "of another request"}));
+    let again = ask(&one, other).await;
+    assert_eq!(again["result"]["structuredContent"], found["result"]["structuredContent"], "{again}");
+    assert_eq!(statuses(&tasks), ["completed"], "one answer is one call");
+}
+
+#[tokio::test]
+async fn a_call_with_a_key_is_one_call_however_often_its_user_is_asked() {
+    let (tasks, keys) = (MemTasks::default(), MemKeys::draw());
+    let one = node(&tasks, Some(&keys));
+    let question = async || {
+        let found = ask(&one, json!({"arguments": {"name": "m", "idempotency_key": "k"}})).await;
+        found["result"]["requestState"].as_str().expect("a state").to_owned()
+    };
+    let (first, second) = (question().await, question().await);
+    let (found, ()) = tokio::join!(ask(&one, answer(&first, yes())), work_at(&tasks));
+    let again = ask(&one, answer(&second, yes())).await;
+    assert_eq!(again["result"]["structuredContent"], found["result"]["structuredContent"], "{again}");
+    assert_eq!(statuses(&tasks), ["completed"]);
 }
 
 #[tokio::test]
@@ -253,6 +305,10 @@ async fn an_answer_that_is_none_is_refused_and_a_missing_one_is_asked_for_again(
     assert_eq!((&found["code"], &found["next"]), (&json!("precondition_failed"), &json!("unpin it")), "{found}");
     let found = ask(&one, json!({"arguments": {"name": "m", "dry_run": true}})).await;
     assert_eq!(found["result"]["structuredContent"]["plan"], json!(["m goes"]), "{found}");
+    // Whoever agrees sees that what is shown is not all.
+    let found = ask(&one, json!({"arguments": {"name": "x".repeat(600)}})).await;
+    let words = found["result"]["inputRequests"]["approval"]["params"]["message"].as_str().unwrap_or_default();
+    assert!(words.contains("xxx ... and 99 bytes more\n- xxx"), "{found}");
     assert_eq!(statuses(&tasks), [""; 0]);
 }
 

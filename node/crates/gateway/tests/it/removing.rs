@@ -204,6 +204,9 @@ async fn a_removal_with_a_key_takes_the_copies_once_and_not_what_comes_back() {
     assert_eq!(removed().await, ["n2"]);
     desk.has(1, "m", 1).await;
     assert_eq!(removed().await, ["n2"], "what came back is wanted again");
+    let other = By { once: Some(OnceKey { key: [1; 32], digest: [2; 32] }), ..by.clone() };
+    let error = Admin::of(desk.house.clone()).remove_by(&other, &insist(&["n1"])).await.expect_err("another request");
+    assert_eq!(error.code, ErrorCode::PreconditionFailed, "the key is that of the first one: {error:?}");
     assert_eq!(desk.going().len(), 1);
     desk.finish().await;
 }

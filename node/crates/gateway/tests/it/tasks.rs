@@ -315,6 +315,8 @@ async fn a_client_that_listens_hears_of_its_tasks_when_they_change_and_gets_an_e
     tasks.set("task_second", |task| (task.subject, task.status) = ("loopback".to_owned(), "working".to_owned()));
     tasks.set("task_other", |task| task.subject = "uid/0".to_owned());
     let (router, stop) = (door(&tasks), CancellationToken::new());
+    // It was begun at another node just now.
+    tasks.hide("task_second");
     let params = json!({"notifications": {"taskIds": ["task_other", "task_own", "task_none", "task_second"]}});
     let mut request = asked("subscriptions/listen", "", takes_tasks(), params);
     request.extensions_mut().insert(Stopping(stop.clone()));
@@ -322,6 +324,7 @@ async fn a_client_that_listens_hears_of_its_tasks_when_they_change_and_gets_an_e
     let told = next(&mut body).await.expect("it is acknowledged");
     assert_eq!(told["method"], "notifications/subscriptions/acknowledged", "{told}");
     assert_eq!(told["params"]["notifications"]["taskIds"], json!(["task_own", "task_second"]), "{told}");
+    assert_eq!(tasks.catch_ups(), 1, "however many are not there");
     let status = |told: &Value, id: &str| {
         assert_eq!(told["method"], "notifications/tasks", "{told}");
         assert_eq!(told["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], json!(7), "{told}");
@@ -440,7 +443,9 @@ async fn on_the_socket_an_administrator_sees_every_task_and_decides() {
     assert!(listed.len() == 1 && listed[0].text.contains("ollamax approve task_1"), "{listed:?}");
 
     let (id, shown) = ("task_1".to_owned(), |task: Option<TaskView>| task.expect("a task").status);
-    let decided = DecideTaskRequest { id: id.clone(), approved: true };
+    let decided = DecideTaskRequest { id: id.clone(), approved: true, attempt: Some(0) };
+    let of_before = DecideTaskRequest { attempt: Some(1), ..decided.clone() };
+    assert_eq!(code(&client.decide_task(by_root(of_before)).await.expect_err("another one")), "precondition_failed");
     let told = client.decide_task(by_root(decided.clone())).await.expect("decided").into_inner();
     assert_eq!(shown(told.task), "queued");
     let again = client.decide_task(by_root(decided)).await.expect_err("it waits for nobody");
@@ -451,7 +456,7 @@ async fn on_the_socket_an_administrator_sees_every_task_and_decides() {
     let retry = || by_root(RetryTaskRequest { id: id.clone() });
     assert_eq!(code(&client.retry_task(retry()).await.expect_err("never begun")), "precondition_failed");
     tasks.set(&id, |task| (task.status, task.attempt) = ("waiting".to_owned(), 0));
-    let denied = DecideTaskRequest { id: id.clone(), approved: false };
+    let denied = DecideTaskRequest { id: id.clone(), approved: false, attempt: None };
     let told = client.decide_task(by_root(denied)).await.expect("decided").into_inner();
     assert_eq!(shown(told.task), "cancelled");
     assert_eq!(code(&client.retry_task(retry()).await.expect_err("denied")), "precondition_failed");

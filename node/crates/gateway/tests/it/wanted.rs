@@ -155,7 +155,7 @@ async fn what_a_request_asked_for_is_taken_back_and_what_others_want_is_not() {
         let command = Command::AskModel { name, replicas, insecure, want, declared, unsaid, away: Default::default() };
         admin.change_by(&by(key), command).await.expect("taken");
     };
-    let end = async |key: u8| admin.take_back_by(&by(key), "m").await.expect("told");
+    let end = async |key: u8| admin.take_back_by(&by(key), "m", None).await.expect("told");
     assert_eq!(end(1).await, TakenBack::Nothing, "it was never asked for");
     ask(1, 2).await;
     assert_eq!(end(1).await, TakenBack::Ended);
@@ -167,6 +167,11 @@ async fn what_a_request_asked_for_is_taken_back_and_what_others_want_is_not() {
     ask(3, 3).await;
     assert_eq!(end(2).await, TakenBack::Stays, "it was asked for otherwise since");
     assert_eq!(end(3).await, TakenBack::Ended);
+    ask(5, 2).await;
+    let heard = admin.answered(&by(5)).await.expect("told");
+    assert_eq!(end(6).await, TakenBack::Stays, "that key is forgotten");
+    let taken_back = admin.take_back_by(&by(6), "m", heard.as_ref()).await.expect("told");
+    assert_eq!((taken_back, desk.wish("m")), (TakenBack::Ended, None), "and what it was answered is not");
     desk.ask("m", Replicas::Count(2), Want::default()).await;
     ask(4, 3).await;
     assert_eq!(end(4).await, TakenBack::Stays, "somebody else wanted it before");

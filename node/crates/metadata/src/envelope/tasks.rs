@@ -35,8 +35,9 @@ pub(super) fn encode(command: &Command) -> Option<Stored> {
                 plan: plan.clone(),
             })
         }
-        Command::DecideTask { id, approved } => {
-            Stored::DecideTask(disk::CommandDecideTask { id: id.0.to_vec(), approved: *approved })
+        Command::DecideTask { id, approved, attempt } => {
+            let (id, approved, attempt) = (id.0.to_vec(), *approved, *attempt);
+            Stored::DecideTask(disk::CommandDecideTask { id, approved, attempt })
         }
         Command::AssignTask { id, node } => {
             Stored::AssignTask(disk::CommandAssignTask { id: id.0.to_vec(), node: node.0 })
@@ -77,7 +78,7 @@ pub(super) fn decode_open(stored: disk::CommandOpenTask) -> Result<Command, Enve
 }
 
 pub(super) fn decode_decide(stored: &disk::CommandDecideTask) -> Result<Command, EnvelopeError> {
-    Ok(Command::DecideTask { id: id(&stored.id)?, approved: stored.approved })
+    Ok(Command::DecideTask { id: id(&stored.id)?, approved: stored.approved, attempt: stored.attempt })
 }
 
 pub(super) fn decode_assign(stored: &disk::CommandAssignTask) -> Result<Command, EnvelopeError> {

@@ -187,8 +187,8 @@ fn task_commands() -> Vec<Command> {
     vec![
         open_task(false),
         open_task(true),
-        Command::DecideTask { id, approved: true },
-        Command::DecideTask { id, approved: false },
+        Command::DecideTask { id, approved: true, attempt: None },
+        Command::DecideTask { id, approved: false, attempt: Some(0) },
         Command::AssignTask { id, node: NodeId(2) },
         Command::TellTasks { node: NodeId(2), tasks: vec![] },
         Command::TellTasks { node: NodeId(2), tasks: vec![told, silent] },
@@ -454,7 +454,9 @@ fn golden_samples_of_tasks_and_of_a_key() {
     let opened = format!("0a10{sevens} 120174 1a027b7d 220173 2805 3001");
     golden(open_task(false), "b203", &opened);
     golden(open_task(true), "b203", &format!("{opened} 3801 42016c"));
-    golden(Command::DecideTask { id, approved: true }, "ba03", &format!("0a10{sevens} 1001"));
+    let decide = |attempt: Option<u32>| Command::DecideTask { id, approved: true, attempt };
+    golden(decide(None), "ba03", &format!("0a10{sevens} 1001"));
+    golden(decide(Some(0)), "ba03", &format!("0a10{sevens} 1001 1800"));
     golden(Command::AssignTask { id, node: NodeId(2) }, "c203", &format!("0a10{sevens} 1002"));
     let progress = TaskProgress { done: 1, total: 300, text: "p".into() };
     let told = TaskTold { id, attempt: 3, progress };

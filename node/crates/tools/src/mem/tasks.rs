@@ -31,8 +31,12 @@ struct Kept {
     is_behind: bool,
     /// How often a task was looked at.
     looks: usize,
+    /// How often it was waited for what the others know.
+    catch_ups: usize,
     /// On record, and not shown here yet.
     late: BTreeSet<String>,
+    /// Shown as they stood, until it has caught up.
+    before: BTreeMap<String, TaskView>,
 }
 
 // === impl MemTasks ===
@@ -61,6 +65,14 @@ impl MemTasks {
         self.kept().late.insert(id.to_owned());
     }
 
+    /// Has it show a task as the test says until it has caught up.
+    pub fn lag(&self, id: &str, change: impl FnOnce(&mut TaskView)) {
+        let mut kept = self.kept();
+        let mut before = kept.tasks.get(id).cloned().unwrap_or_default();
+        change(&mut before);
+        kept.before.insert(id.to_owned(), before);
+    }
+
     /// All of them, by id.
     #[must_use]
     pub fn tasks(&self) -> Vec<TaskView> {
@@ -77,6 +89,12 @@ impl MemTasks {
     #[must_use]
     pub fn looks(&self) -> usize {
         self.kept().looks
+    }
+
+    /// How often it was waited for what the others know.
+    #[must_use]
+    pub fn catch_ups(&self) -> usize {
+        self.kept().catch_ups
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -157,6 +175,9 @@ impl Tasks for MemTasks {
     fn task(&self, id: &str) -> Result<TaskView, ToolError> {
         let mut kept = self.kept();
         kept.looks += 1;
+        if let Some(before) = kept.before.get(id) {
+            return Ok(before.clone());
+        }
         if kept.is_behind || kept.late.contains(id) { Err(missing(id)) } else { kept.find(id) }
     }
 
@@ -199,10 +220,13 @@ impl Tasks for MemTasks {
         })
     }
 
-    fn decide(&self, _by: &Caller, id: &str, approved: bool) -> Answer<TaskView> {
+    fn decide(&self, _by: &Caller, id: &str, approved: bool, attempt: Option<u32>) -> Answer<TaskView> {
         self.change(id, |task| {
             if !task.is_waiting() {
                 return Err(not_so(task, "waits for nobody"));
+            }
+            if attempt.is_some_and(|attempt| attempt != task.attempt) {
+                return Err(not_so(task, "waits again"));
             }
             task.status = if approved { "queued" } else { "cancelled" }.to_owned();
             Ok(())
@@ -213,6 +237,8 @@ impl Tasks for MemTasks {
         let mut kept = self.kept();
         kept.is_behind = false;
         kept.late.clear();
+        kept.catch_ups += 1;
+        kept.before.clear();
         drop(kept);
         ready(Ok(())).boxed()
     }

@@ -228,7 +228,7 @@ impl Pull {
             tracing::info!(%model, %digest, "the registry has none; a version of nodes is spread");
         } else {
             tracing::warn!(%model, %code, reason = text, "no answer of the registry; what nodes have is spread");
-            self.board.remark(&unanswered(&text, digest));
+            self.board.remark(&unanswered(code, &text, digest));
         }
         wished.is_spread.store(true, Ordering::Relaxed);
         Ok(manifest)
@@ -700,14 +700,24 @@ fn failure_of_ingester(wish: &Wish) -> Option<(NodeId, &Failure)> {
     Some((ingester, wish.failures.get(&ingester)?))
 }
 
-/// What whoever asked is told where the registry did not answer.
-fn unanswered(reason: &str, digest: Digest) -> String {
-    format!("the registry did not answer, so version {} of nodes is spread: {reason}", digest.short())
+/// What whoever asked is told where the registry did not answer, or answered with no version.
+fn unanswered(code: ErrorCode, reason: &str, digest: Digest) -> String {
+    let what = if code == ErrorCode::OriginFailed { "did not answer" } else { "gave no version" };
+    format!("the registry {what}, so version {} of nodes is spread: {reason}", digest.short())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_registry_that_refuses_has_answered() {
+        let check = |code: ErrorCode, expected: &str| assert_eq!(unanswered(code, "why", Digest([1; 32])), expected);
+        let version = "so version 010101010101 of nodes is spread: why";
+        check(ErrorCode::OriginFailed, &format!("the registry did not answer, {version}"));
+        check(ErrorCode::OriginRefused, &format!("the registry gave no version, {version}"));
+        check(ErrorCode::ManifestInvalid, &format!("the registry gave no version, {version}"));
+    }
 
     #[test]
     fn who_has_another_version_does_not_have_this_one() {

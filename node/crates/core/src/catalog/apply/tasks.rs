@@ -39,7 +39,7 @@ pub(super) fn step(scene: &Scene<'_>) -> Step {
             };
             open(scene, *id, &asked)
         }
-        Command::DecideTask { id, approved } => decide(scene, id, *approved),
+        Command::DecideTask { id, approved, attempt } => decide(scene, id, *approved, *attempt),
         Command::AssignTask { id, node } => assign(scene, id, *node),
         Command::TellTasks { node, tasks } => tell(scene, *node, tasks),
         Command::EndTask { node, id, attempt, outcome } => end(scene, (*node, *attempt), id, outcome),
@@ -151,8 +151,12 @@ fn make_room(draft: &Draft<'_>, index: u64) -> Result<bool, Stop> {
     Ok(false)
 }
 
-fn decide(scene: &Scene<'_>, id: &TaskId, approved: bool) -> Step {
+fn decide(scene: &Scene<'_>, id: &TaskId, approved: bool, attempt: Option<u32>) -> Step {
     let task = known(scene.view, id)?;
+    if task.state == TaskState::Waiting && attempt.is_some_and(|attempt| attempt != task.attempt) {
+        let state = "waiting again, and what it would do is to be looked at anew".to_owned();
+        return Err(Refusal::TaskStands { id: *id, state }.into());
+    }
     match (&task.state, approved) {
         (TaskState::Waiting, true) => moved(scene, task, TaskState::Queued),
         (TaskState::Waiting, false) => {
@@ -196,9 +200,9 @@ fn end(scene: &Scene<'_>, (node, attempt): (NodeId, u32), id: &TaskId, outcome: 
     members::standing(scene, node)?;
     let task = known(scene.view, id)?;
     let outcome = checked(outcome)?;
-    let progress = match &outcome {
-        TaskOutcome::Cancelled { text } => TaskProgress { text: text.clone(), ..task.progress },
-        _ => task.progress.clone(),
+    let text = match &outcome {
+        TaskOutcome::Cancelled { text } => text.clone(),
+        TaskOutcome::Completed { .. } | TaskOutcome::Failed { .. } => String::new(),
     };
     let state = TaskState::from(outcome);
     if task.attempt == attempt && task.state == state {
@@ -208,6 +212,7 @@ fn end(scene: &Scene<'_>, (node, attempt): (NodeId, u32), id: &TaskId, outcome: 
     if !task.is_with(node, attempt) {
         return Err(Refusal::TaskMoved(*id).into());
     }
+    let progress = task.progress.at_the_end(&state, text);
     moved(scene, Task { progress, ..task }, state)
 }
 
@@ -233,7 +238,12 @@ fn cancel(scene: &Scene<'_>, id: &TaskId) -> Step {
         TaskState::Waiting => moved(scene, task, TaskState::Cancelled),
         TaskState::Queued | TaskState::Working { .. } if !task.cancel_asked => {
             let draft = Draft::new(scene.view);
-            write(&draft, Task { cancel_asked: true, updated_at: scene.entry.log_time, ..task }, scene.index)?;
+            let mut progress = task.progress.clone();
+            if task.state == TaskState::Queued {
+                "whoever has it next ends it".clone_into(&mut progress.text);
+            }
+            let asked = Task { cancel_asked: true, progress, updated_at: scene.entry.log_time, ..task };
+            write(&draft, asked, scene.index)?;
             Ok(Applied::done(draft.into_mutations()))
         }
         TaskState::Queued

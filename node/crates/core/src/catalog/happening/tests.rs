@@ -360,7 +360,7 @@ fn a_task_tells_that_it_was_opened_begun_and_ended_and_not_what_it_was_about() {
     let opened = "pull_model, by admin; it waits for an approval";
     world.check(1, open(true), &[("task_opened", name, opened)]);
     world.check(1, open(true), &[]);
-    world.check(1, Command::DecideTask { id, approved: true }, &[]);
+    world.check(1, Command::DecideTask { id, approved: true, attempt: None }, &[]);
     let secret = ollamax_types::SecretKey::new([7; 32]);
     world.check(2, Command::AddStateKey { secret }, &[]);
     let assign = Command::AssignTask { id, node: NodeId(1) };
@@ -375,7 +375,7 @@ fn a_task_tells_that_it_was_opened_begun_and_ended_and_not_what_it_was_about() {
     world.check(4, end(outcome), &[("task_ended", name, "pull_model: failed, disk_full")]);
     let retry = || Command::RetryTask { id, plan: SECRET.to_owned() };
     world.check(5, retry(), &[("task_opened", name, opened)]);
-    world.check(5, Command::DecideTask { id, approved: true }, &[]);
+    world.check(5, Command::DecideTask { id, approved: true, attempt: None }, &[]);
     world.check(5, assign.clone(), &[("task_begun", name, "pull_model at node/1, attempt 2")]);
     let lost = "pull_model: failed, outcome_unknown";
     world.check(100_000, Command::Expire, &[("task_ended", name, lost)]);

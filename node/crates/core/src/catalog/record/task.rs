@@ -152,8 +152,7 @@ pub struct Once {
 // === impl Task ===
 
 impl Task {
-    /// The same in another state from now on, with the time at which it is looked at again. What was told on the way is
-    /// not said of a task that is over; what there is to say of one that is cancelled is whoever's who cancels it.
+    /// The same in another state from now on, with the time at which it is looked at again.
     #[must_use]
     pub fn into_state(self, state: TaskState, now: Timestamp) -> Self {
         let due_at = match &state {
@@ -164,8 +163,7 @@ impl Task {
                 now.plus_ms(ms(TASK_KEPT_FOR))
             }
         };
-        let progress = self.progress.at_the_end(&state);
-        Self { state, progress, updated_at: now, due_at, ..self }
+        Self { state, updated_at: now, due_at, ..self }
     }
 
     /// In which attempt it was begun since it was opened or asked for again last. It is the same in all attempts in
@@ -190,7 +188,8 @@ impl Task {
         let text = format!("node {node} was lost while it worked at it; what it did so far is not known");
         let next = format!("ollamax task show {id}, then ollamax task retry {id}", id = self.id);
         let failed = TaskState::Failed { code: ErrorCode::OutcomeUnknown, text, next };
-        Some(Self { losses, ..self }.into_state(failed, now))
+        let progress = self.progress.at_the_end(&failed, String::new());
+        Some(Self { losses, progress, ..self }.into_state(failed, now))
     }
 
     /// Whether a node works at it in this attempt.
@@ -203,12 +202,12 @@ impl Task {
 // === impl TaskProgress ===
 
 impl TaskProgress {
-    fn at_the_end(self, state: &TaskState) -> Self {
-        match state {
-            TaskState::Completed { .. } => Self { done: self.done.max(self.total), text: String::new(), ..self },
-            TaskState::Failed { .. } => Self { text: String::new(), ..self },
-            TaskState::Waiting | TaskState::Queued | TaskState::Working { .. } | TaskState::Cancelled => self,
-        }
+    /// Of a task that was begun and is over: what was told on the way is not said of it any more, and `text` is.
+    #[must_use]
+    pub fn at_the_end(self, state: &TaskState, text: String) -> Self {
+        let is_whole = matches!(state, TaskState::Completed { .. });
+        let done = if is_whole { self.done.max(self.total) } else { self.done };
+        Self { done, text, ..self }
     }
 }
 

@@ -2,14 +2,16 @@
 //! asked in the answer to one request, answered in the next one, at whichever node.
 //!
 //! Always: nobody is asked for what would be refused; nothing is on record before there is an answer; a state counts
-//! for its caller, tool and arguments alone, and its answer once, whoever brings it again, and wherever: what it came to
-//! is one task, whose id comes of the state. Who says no, or nothing, has said no. Where the cluster has no keys yet, the
-//! call goes as one without a user to ask.
+//! for its caller, tool and arguments alone, and its answer once, whoever brings it again, and wherever: what it came
+//! to is one task, whose id comes of the state, and not of what comes with the answer. A key that the question was
+//! asked with is in the state, so that it has effect once also where the question is asked again. Who says no, or
+//! nothing, has said no. Where the cluster has no keys yet, the call goes as one without a user to ask.
 
 use rmcp::ErrorData;
 use rmcp::model::{CallToolResponse, InputRequiredResult, InputResponses};
 use serde_json::{Value, json};
 
+use ollamax_tools::once::KEY;
 use ollamax_tools::{Call, Caller, OnceKey, Progress};
 use ollamax_types::Digest;
 use ollamax_types::limits::TASK_TEXT_BYTES_MAX;
@@ -54,9 +56,21 @@ impl Round<'_> {
         let yes = tasks::said(answer)?.unwrap_or(false);
         let round = opened.get(ROUND).and_then(Value::as_str);
         let round = round.ok_or_else(|| ErrorData::invalid_params("requestState: it is of another call", None))?;
-        let once = Some(OnceKey::of_round(round, self.arguments));
+        let arguments = self.arguments_with(opened.get(KEY));
+        let once = Some(OnceKey::of_round(round, &arguments));
         let asked = Call { caller: self.caller.clone(), once, progress: progress.clone() };
-        told(self.tools.call(asked, Some(yes), self.name, self.arguments.clone()).await).map(Some)
+        told(self.tools.call(asked, Some(yes), self.name, arguments).await).map(Some)
+    }
+
+    /// With the key that the question was asked with, or without any: a client may draw another one for each request,
+    /// and with each of them its answer would count once more.
+    fn arguments_with(&self, key: Option<&Value>) -> Value {
+        let mut arguments = self.arguments.clone();
+        if let Some(fields) = arguments.as_object_mut() {
+            fields.shift_remove(KEY);
+            fields.extend(key.filter(|key| !key.is_null()).map(|key| (KEY.to_owned(), key.clone())));
+        }
+        arguments
     }
 
     async fn ask(&self, seal: &Seal, bound_to: &str) -> Result<CallToolResponse, ErrorData> {
@@ -66,14 +80,19 @@ impl Round<'_> {
         };
         let round = ollamax_security::random_bytes::<32>();
         let round = round.map_err(|error| ErrorData::internal_error(format!("draw a round: {error}"), None))?;
-        let sealed = seal.close(&json!({ROUND: Digest(round).to_string()}), bound_to)?;
-        Ok(InputRequiredResult::new(Some(tasks::approval(self.question(), &plan)), Some(sealed)).into())
+        let state = json!({ROUND: Digest(round).to_string(), KEY: self.arguments.get(KEY)});
+        let sealed = seal.close(&state, bound_to)?;
+        let asked = tasks::approval(tasks::APPROVAL.to_owned(), self.question(), &plan);
+        Ok(InputRequiredResult::new(Some(asked), Some(sealed)).into())
     }
 
+    /// A key says nothing to people, who may have a tool draw it for them.
     fn question(&self) -> String {
-        let tool = self.tools.catalogue().find(self.name);
-        let shown = tool.map_or(Value::Null, |tool| tool.input().redact(self.arguments)).to_string();
-        let shown = &shown[..shown.floor_char_boundary(TASK_TEXT_BYTES_MAX)];
-        format!("{} needs your approval: {shown}", self.name)
+        let (tool, asked) = (self.tools.catalogue().find(self.name), self.arguments_with(None));
+        let shown = tool.map_or(Value::Null, |tool| tool.input().redact(&asked)).to_string();
+        let (shown, more) = shown.split_at(shown.floor_char_boundary(TASK_TEXT_BYTES_MAX));
+        // Whoever agrees sees that it is not all.
+        let more = if more.is_empty() { String::new() } else { format!(" ... and {} bytes more", more.len()) };
+        format!("{} needs your approval: {shown}{more}", self.name)
     }
 }

@@ -62,13 +62,15 @@ impl Watched {
             Ok(named) => named,
             Err(request) => return Self { undeclared: Some(request), ..Self::default() },
         };
-        let mut ids = Vec::new();
-        for id in named {
-            if tools.find_task(caller, &id).await.is_ok() {
-                ids.push(id);
-            }
+        let is_shown = |id: &String| tools.task(caller, id).is_ok();
+        // Another node may have told of one before this one has applied it. It is waited for once, however many are
+        // not shown: without a leader each wait is long, and what is shown then is taken.
+        if !named.iter().all(is_shown)
+            && let Some(record) = tools.record()
+        {
+            drop(record.catch_up().await);
         }
-        Self { ids, undeclared: None }
+        Self { ids: named.into_iter().filter(is_shown).collect(), undeclared: None }
     }
 
     /// What the client is told in the place of a stream.

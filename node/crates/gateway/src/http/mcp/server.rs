@@ -240,7 +240,7 @@ impl ServerHandler for Server {
         let caller = caller_of(&context)?;
         let task = self.tools.find_task(&caller, &request.task_id).await.map_err(|error| tasks::refused(&error))?;
         let Some(yes) = tasks::decision(&task, &request.input_responses)? else { return Ok(()) };
-        match self.tools.decide_task(&caller, &task.id, yes).await {
+        match self.tools.decide_task(&caller, &task.id, yes, Some(task.attempt)).await {
             Ok(_) => Ok(()),
             // This node did not know yet that it has been decided: then this answer is one too many, and passed over.
             Err(error) if error.code == Refused::PreconditionFailed => Ok(()),

@@ -107,7 +107,7 @@ fn kept_ms(task: &TaskView) -> Option<u64> {
 fn payload(catalogue: &Catalogue, task: &TaskView, client: Client) -> TaskPayload {
     if task.is_waiting() && client.asks {
         let asked = format!("{} needs your approval ({}): {}", task.tool, task.id, task.text);
-        return TaskPayload::InputRequired { input_requests: approval(asked, &task.plan) };
+        return TaskPayload::InputRequired { input_requests: approval(question(task), asked, &task.plan) };
     }
     if task.status == "cancelled" {
         return TaskPayload::Cancelled;
@@ -130,8 +130,13 @@ fn with_plan(text: String, plan: &[String]) -> String {
     plan.iter().fold(text, |text, line| format!("{text}\n- {line}"))
 }
 
+/// The name of a task's question. One that waits again has another, so that an answer that comes again answers nothing.
+fn question(task: &TaskView) -> String {
+    if task.attempt == 0 { APPROVAL.to_owned() } else { format!("{APPROVAL}-{}", task.attempt) }
+}
+
 /// The form that asks whether something may be done, in these words, with what would be done.
-pub(super) fn approval(message: String, plan: &[String]) -> InputRequests {
+pub(super) fn approval(question: String, message: String, plan: &[String]) -> InputRequests {
     let field = BooleanSchema::new().title("Do it").description("Yes: it is done. No: nothing happens.");
     let fields = BTreeMap::from([(APPROVE.to_owned(), PrimitiveSchemaDefinition::Boolean(field))]);
     let form = ElicitRequestParams::FormElicitationParams {
@@ -139,7 +144,7 @@ pub(super) fn approval(message: String, plan: &[String]) -> InputRequests {
         message: with_plan(message, plan),
         requested_schema: ElicitationSchema::new(fields).with_required(vec![APPROVE.to_owned()]),
     };
-    InputRequests::from([(APPROVAL.to_owned(), InputRequest::Elicitation(ElicitRequest::new(form)))])
+    InputRequests::from([(question, InputRequest::Elicitation(ElicitRequest::new(form)))])
 }
 
 /// What the user said: yes, no, or `None`: nothing, so that the task stays as it is. What the task does not ask for,
@@ -148,7 +153,7 @@ pub(super) fn approval(message: String, plan: &[String]) -> InputRequests {
 /// # Errors
 /// When that is no answer to what it asks for.
 pub(super) fn decision(task: &TaskView, responses: &InputResponses) -> Result<Option<bool>, ErrorData> {
-    let Some(answer) = responses.get(APPROVAL).filter(|_| task.is_waiting()) else { return Ok(None) };
+    let Some(answer) = responses.get(&question(task)).filter(|_| task.is_waiting()) else { return Ok(None) };
     said(answer)
 }
 
@@ -282,7 +287,15 @@ mod tests {
         let mut more = yes.clone();
         more["colour"] = json!({"action": "decline"});
         check("waiting", more, Ok(Some(true)));
-        check("working", yes, Ok(None));
+        check("working", yes.clone(), Ok(None));
         check("cancelled", json!({"approval": true}), Ok(None));
+        // Nor is what was asked before the task was done again.
+        let again = TaskView { attempt: 1, ..task("waiting") };
+        assert_eq!(decision(&again, &responses(yes.clone())), Ok(None));
+        let anew = json!({"approval-1": yes["approval"]});
+        assert_eq!(decision(&again, &responses(anew)), Ok(Some(true)));
+        let asks = Client { asks: true, takes_tasks: true };
+        let shown = serde_json::to_value(detailed(&Catalogue::default(), &again, asks)).expect("JSON");
+        assert!(shown["inputRequests"]["approval-1"].is_object(), "{shown}");
     }
 }

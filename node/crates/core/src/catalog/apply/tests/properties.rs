@@ -11,7 +11,7 @@ use super::*;
 use crate::catalog::OnceKey;
 use crate::catalog::command::BoundBlob;
 use crate::catalog::record::{
-    Cordon, Counts, Due, Failure, How, MigrationStatus, Model, PhaseWord, PlanKind, Replicas, TaskOutcome,
+    Cordon, Counts, Due, Failure, How, MigrationStatus, Model, PhaseWord, PlanKind, Replicas, Task, TaskOutcome,
     TaskProgress, TaskState, TaskTold, Version, Want,
 };
 use crate::catalog::txn::{Condition, Op, Operand, Relation, Txn};
@@ -167,16 +167,17 @@ fn any_task() -> impl Strategy<Value = Command> {
     prop_oneof![
         4 => (id(), any::<bool>(), any::<bool>()).prop_map(|(id, repeatable, needs_approval)| {
             let (tool, arguments_json, subject) = ("t".to_owned(), "{}".to_owned(), "uid/0".to_owned());
-            let (priority, plan) = (5, String::new());
+            let (priority, plan) = (5, if needs_approval { "n1: m goes".to_owned() } else { String::new() });
             Command::OpenTask { id, tool, arguments_json, subject, priority, repeatable, needs_approval, plan }
         }),
-        1 => (id(), any::<bool>()).prop_map(|(id, approved)| Command::DecideTask { id, approved }),
+        1 => (id(), any::<bool>(), proptest::option::of(attempt()))
+            .prop_map(|(id, approved, attempt)| Command::DecideTask { id, approved, attempt }),
         4 => (id(), node()).prop_map(|(id, node)| Command::AssignTask { id, node }),
         4 => (node(), vec(told, 0..3)).prop_map(|(node, tasks)| Command::TellTasks { node, tasks }),
         3 => (node(), id(), attempt(), outcome)
             .prop_map(|(node, id, attempt, outcome)| Command::EndTask { node, id, attempt, outcome }),
         1 => id().prop_map(|id| Command::CancelTask { id }),
-        1 => id().prop_map(|id| Command::RetryTask { id, plan: String::new() }),
+        1 => id().prop_map(|id| Command::RetryTask { id, plan: "n2: m goes".to_owned() }),
     ]
 }
 
@@ -450,6 +451,18 @@ fn check_drops(view: &MemView, model: &Model) {
     }
 }
 
+/// What a task's work goes by: in which attempt it began, whether it is to end, and what is said of it at its end.
+fn check_task(task: &Task) {
+    assert!(task.losses <= task.attempt, "{task:?}");
+    match &task.state {
+        TaskState::Waiting => assert!(!task.cancel_asked, "{task:?}"),
+        TaskState::Queued => assert!(!task.cancel_asked || task.losses > 0, "nobody would end it: {task:?}"),
+        TaskState::Working { .. } => assert!(task.first_attempt() > 0, "{task:?}"),
+        TaskState::Completed { .. } | TaskState::Failed { .. } => assert_eq!(task.progress.text, "", "{task:?}"),
+        TaskState::Cancelled => {}
+    }
+}
+
 /// What is noted of a deadline is so; after the migration everything is noted, and no deadline is of nothing.
 fn check_notes(view: &MemView) {
     let applied = read::migration(view, 1).expect("readable").map(|row| row.status);
@@ -464,11 +477,13 @@ fn check_notes(view: &MemView) {
                 assert_eq!(there, !is_queued, "{task:?}");
                 let open = view.get(&Key::OpenTask(task.subject.clone(), *id)).expect("readable").is_some();
                 assert_eq!(open, !task.state.is_over(), "{task:?}");
+                check_task(task);
                 continue;
             }
             (Key::Once(key), Record::Once(once)) => {
                 let there = view.get(&Key::Deadline(once.ends_at, Due::Once(*key))).expect("readable").is_some();
                 assert!(there, "{once:?} would never end");
+                assert!(!once.is_shared || matches!(once.answer, Answer::Wish { .. }), "{once:?}");
                 continue;
             }
             (Key::OpenTask(subject, id), _) => {

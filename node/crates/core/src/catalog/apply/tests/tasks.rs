@@ -66,7 +66,7 @@ fn cancelled() -> TaskOutcome {
 }
 
 fn decide(number: u8, approved: bool) -> Command {
-    Command::DecideTask { id: id(number), approved }
+    Command::DecideTask { id: id(number), approved, attempt: None }
 }
 
 fn cancel(number: u8) -> Command {
@@ -292,7 +292,13 @@ fn what_needed_an_approval_needs_another_one_when_it_is_asked_for_again() {
     }
     assert_eq!(world.task(1).state, TaskState::Waiting);
     world.check_at(2, assign(1, 2), stands(1, "waiting"));
-    world.check_at(3, decide(1, true), Answer::Done);
+    let answered = |attempt: u32, approved: bool| Command::DecideTask { id: id(1), approved, attempt: Some(attempt) };
+    let anew = "waiting again, and what it would do is to be looked at anew";
+    for approved in [true, false] {
+        world.check_at(2, answered(0, approved), stands(1, anew));
+    }
+    world.check_at(3, answered(1, true), Answer::Done);
+    world.check_at(3, answered(1, true), stands(1, "queued"));
     world.check_at(4, assign(1, 2), Answer::Done);
     assert_eq!((world.task(1).attempt, world.task(1).state), (2, at(2)));
 }
@@ -309,9 +315,21 @@ fn what_was_told_on_the_way_is_not_said_of_a_task_that_is_over() {
     assert_eq!(ended(vec![]), progress(4, "4 of 9"));
     assert_eq!(ended(vec![end(1, 2, 1, done())]), progress(9, ""));
     assert_eq!(ended(vec![end(1, 2, 1, failed())]), progress(4, ""));
-    let cancelled = |text: &str| TaskOutcome::Cancelled { text: text.to_owned() };
-    assert_eq!(ended(vec![cancel(1), end(1, 2, 1, cancelled(""))]), progress(4, ""));
-    assert_eq!(ended(vec![cancel(1), end(1, 2, 1, cancelled("it stays"))]), progress(4, "it stays"));
+    assert_eq!(ended(vec![cancel(1), end(1, 2, 1, cancelled())]), progress(4, ""));
+    // What whoever ended it has to say is of its end.
+    let stays = TaskOutcome::Cancelled { text: "it stays".to_owned() };
+    assert_eq!(ended(vec![cancel(1), end(1, 2, 1, stays)]), progress(4, "it stays"));
+    let mut world = World::new();
+    let told = tell(2, &[(1, 1, 4)]);
+    for (now, command) in [(1, opened(1, false, false)), (1, assign(1, 2)), (1, told), (1 + LEASE, Command::Expire)] {
+        world.check_at(now, command, Answer::Done);
+    }
+    assert_eq!((world.task(1).state.as_str(), world.task(1).progress), ("failed", progress(4, "")));
+    let mut world = World::new();
+    for (now, command) in [(1, open(1)), (1, assign(1, 2)), (1 + LEASE, Command::Expire), (1 + LEASE, cancel(1))] {
+        world.check_at(now, command, Answer::Done);
+    }
+    assert_eq!(world.task(1).progress.text, "whoever has it next ends it", "nobody begins it again");
 }
 
 #[test]

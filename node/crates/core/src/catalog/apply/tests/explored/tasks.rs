@@ -1,5 +1,6 @@
 //! One task and two nodes, explored: given away, told of, ended, cancelled, asked for again and lost in every order.
-//! What a node says may come at any time later, and again. At the first node it is done, at the second it fails.
+//! What a node says may come at any time later, and again. At the first node it is done, at the second it fails; where
+//! somebody wants it to end, either ends it.
 
 use ollamax_types::{ErrorCode, TaskId};
 
@@ -10,6 +11,8 @@ const TASK: TaskId = TaskId([7; 16]);
 const LEASE: u64 = ms(TASK_LEASE);
 const NODES: [u64; 2] = [1, 2];
 const STEPS_MAX: u32 = 6;
+/// What a node says of a task that it ended.
+const ENDED: &str = "it was ended";
 
 struct Tasks;
 
@@ -107,7 +110,9 @@ impl Model for Tasks {
                 }
             }
             TasksAct::End(node, attempt) => {
-                let outcome = if node == 1 {
+                let outcome = if state.task().cancel_asked {
+                    TaskOutcome::Cancelled { text: ENDED.to_owned() }
+                } else if node == 1 {
                     TaskOutcome::Completed { result_json: node.to_string() }
                 } else {
                     let (code, text, next) = (ErrorCode::DiskFull, "full".to_owned(), "free some".to_owned());
@@ -153,9 +158,12 @@ impl Model for Tasks {
                     task.cancel_asked && task.losses > 0 && task.state == TaskState::Queued
                 },
             ),
-            // No node says here that it ended one.
-            Property::always("what a lost node began is not cancelled behind its back", |_, state: &TasksState| {
-                state.task().losses == 0 || state.task().state != TaskState::Cancelled
+            Property::always("what a lost node began is cancelled by a node alone", |_, state: &TasksState| {
+                let task = state.task();
+                task.losses == 0 || task.state != TaskState::Cancelled || task.progress.text == ENDED
+            }),
+            Property::sometimes("whoever works at a task says what became of it", |_, state: &TasksState| {
+                state.task().state == TaskState::Cancelled && state.task().progress.text == ENDED
             }),
             Property::sometimes("a lease is renewed beyond its first end", |_, state: &TasksState| {
                 let beyond = state.world.now > 1 + LEASE && state.begun.len() == 1;
