@@ -312,6 +312,9 @@ mod tests {
         ] {
             assert_eq!(line[key], expected, "{key}");
         }
+        let shown = serde_json::json!({"password": "***", "health": "dead"});
+        let digest = ollamax_types::Digest(ollamax_tools::once::digest_of(&shown));
+        assert_eq!(line["arguments_digest"], digest.to_string(), "of what is shown, in whichever order");
     }
 
     /// A call of a tool at `/mcp`, whose message and whose request name these traces.
@@ -359,12 +362,34 @@ mod tests {
             assert_eq!((&line["msg"], &line["outcome"]), (&Value::from("called a tool"), &Value::from("answered")));
             let found = line["trace_id"].as_str().zip(line["parent_id"].as_str());
             assert_eq!(found, expected, "{said} {header}: {line}");
+            assert_eq!(line["span_id"].as_str().map(str::len), expected.map(|_| 16), "{line}");
         };
         let (own, other) = ("0af7651916cd43dd8448eb211c80319c", "4bf92f3577b34da6a3ce929d0e0e4736");
         let named = |id: &str| format!("00-{id}-b7ad6b7169203331-01");
         check(&named(own), &named(other), Some((own, "b7ad6b7169203331"))).await;
         check("nonsense", &named(other), Some((other, "b7ad6b7169203331"))).await;
         check("nonsense", "nonsense", None).await;
+    }
+
+    #[tokio::test]
+    async fn every_message_of_an_assistant_is_found_where_the_level_is_debug() {
+        let catalogue = toolbox::fill(&MemPorts::default().ports(), &[]).expect("declared well");
+        let registry = prometheus::Registry::new();
+        let tools = gateway::Toolbox::new(catalogue, &registry).expect("new names");
+        let mut router = gateway::http::router(parts(tools, registry));
+        let (ring, subscriber) = to_ring_at("debug");
+        let guard = tracing::subscriber::set_default(subscriber);
+        drop(router.call(traced_call("nonsense", "nonsense")).await.expect("infallible"));
+        drop(guard);
+        let request = v1::LogsRequest { request_id: "r-9".to_owned(), ..v1::LogsRequest::default() };
+        let lines: Vec<_> = crate::log_stream::lines(&ring, request).collect().await;
+        let lines = lines.iter().map(|line| &line.as_ref().expect("a line").json);
+        let lines = lines.map(|json| serde_json::from_str::<Value>(json).expect("one JSON object"));
+        let mut told = lines.filter(|line| line["msg"] == "answered an assistant");
+        let line = told.next().expect("it is told");
+        let said = (&line["mcp.method.name"], &line["principal"], &line["status"]);
+        assert_eq!(said, (&"tools/call".into(), &"loopback".into(), &200.into()), "{line}");
+        assert_eq!(told.next(), None, "once");
     }
 
     #[derive(Debug, thiserror::Error)]

@@ -31,8 +31,9 @@ mod tests {
     use prometheus::Registry;
 
     use ollamax_gateway::Toolbox;
-    use ollamax_tools::mem::MemPorts;
-    use ollamax_tools::{Permission, Principal, Tool};
+    use ollamax_tools::mem::{MemLab, MemPorts};
+    use ollamax_tools::views::{Model, Node};
+    use ollamax_tools::{Caller, Permission, Principal, Progress, Started, Tool};
 
     use super::*;
 
@@ -84,6 +85,48 @@ mod tests {
         for name in ["pull_model", "delete_model", "drain_node"] {
             assert!(!seen.contains(&name) && catalogue.find(name).is_some(), "{name}: {seen:?}");
         }
+    }
+
+    /// A lab in which the examples of all tools can be done.
+    fn lab() -> MemPorts {
+        let node = |name: &str| Node { name: name.to_owned(), ..Node::default() };
+        let model = |name: &str| Model {
+            name: name.to_owned(),
+            phase: "active".to_owned(),
+            capabilities: ["completion", "tools", "embedding"].map(ToOwned::to_owned).into(),
+            ..Model::default()
+        };
+        let models = ["llama3.2", "llama3.2:latest", "m", "m:1", "m:2", "m:latest"].map(model).into();
+        let nodes = Some(["gpu-1", "gpu-2"].map(node).into());
+        let ports = MemPorts::of(MemLab { nodes, models, ..MemLab::default() });
+        ports.tasks.set(&format!("task_{:032}", 1), |task| task.status = "completed".to_owned());
+        ports
+    }
+
+    #[tokio::test]
+    async fn every_example_of_every_tool_is_answered_as_its_schema_says() {
+        let catalogue = fill(&lab().ports(), &[]).expect("declared well");
+        let administrator = Caller { principal: Principal::of_socket(0), request: Default::default(), trace: None };
+        let mut refused = Vec::new();
+        for tool in catalogue.listed(&administrator.principal) {
+            let name = tool.spec().name;
+            assert!(!tool.spec().examples.is_empty(), "{name} has no example");
+            for example in tool.spec().examples {
+                let arguments = serde_json::from_str(example.arguments).expect("JSON");
+                let asked = catalogue.start(administrator.clone(), name, arguments, Progress::nobody()).await;
+                let answer = match asked {
+                    Ok(Started::Answered(answer)) => answer,
+                    Ok(Started::Task(task)) => catalogue.answer(&task).expect("it goes on"),
+                    Err(error) => {
+                        refused.push(format!("{name}: {error}"));
+                        continue;
+                    }
+                };
+                assert_eq!(tool.output().problems(&answer), Vec::<String>::new(), "{name} {answer}");
+            }
+        }
+        // Models in memory answer one vector, and the example has two texts.
+        assert!(refused.len() == 1 && refused[0].starts_with("embed: "), "{refused:?}");
     }
 
     #[test]

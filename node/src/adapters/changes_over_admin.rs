@@ -131,9 +131,7 @@ impl ChangesOverAdmin {
 
 impl Changes for ChangesOverAdmin {
     fn pin(&self, by: &Call, model: &str, version: Option<&str>) -> Answer<String> {
-        let (admin, by) = (self.admin.clone(), by_call(by));
-        let version = version.unwrap_or_default().to_owned();
-        let asked = v1::PinModelRequest { name: model.to_owned(), version, ..v1::PinModelRequest::default() };
+        let (admin, by, asked) = (self.admin.clone(), by_call(by), pinning(model, version));
         async move {
             let pinned = admin.pin_by(&by, &asked).await.map_err(refused)?;
             Ok(hex::encode(pinned.digest))
@@ -141,9 +139,18 @@ impl Changes for ChangesOverAdmin {
         .boxed()
     }
 
+    fn plan_pin(&self, model: &str, version: Option<&str>) -> Answer<String> {
+        let (admin, asked) = (self.admin.clone(), pinning(model, version));
+        async move { Ok(hex::encode(admin.foresee_pin(&asked).await.map_err(refused)?.digest)) }.boxed()
+    }
+
+    fn plan_unpin(&self, model: &str) -> Answer<()> {
+        let (admin, asked) = (self.admin.clone(), unpinning(model));
+        async move { admin.foresee_pin(&asked).await.map(|_| ()).map_err(refused) }.boxed()
+    }
+
     fn unpin(&self, by: &Call, model: &str) -> Answer<()> {
-        let (admin, by) = (self.admin.clone(), by_call(by));
-        let asked = v1::PinModelRequest { name: model.to_owned(), unpin: true, ..v1::PinModelRequest::default() };
+        let (admin, by, asked) = (self.admin.clone(), by_call(by), unpinning(model));
         async move { admin.pin_by(&by, &asked).await.map(|_| ()).map_err(refused) }.boxed()
     }
 
@@ -190,6 +197,17 @@ impl Changes for ChangesOverAdmin {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         Ok(self.admin.kept_events(since, limit).map_err(refused)?.into_iter().map(event).collect())
     }
+}
+
+/// Holds a name at a version; without one, at that for which it stands.
+fn pinning(model: &str, version: Option<&str>) -> v1::PinModelRequest {
+    let version = version.unwrap_or_default().to_owned();
+    v1::PinModelRequest { name: model.to_owned(), version, unpin: false }
+}
+
+/// Lets a name go.
+fn unpinning(model: &str) -> v1::PinModelRequest {
+    v1::PinModelRequest { name: model.to_owned(), version: String::new(), unpin: true }
 }
 
 fn by_call(call: &Call) -> By {

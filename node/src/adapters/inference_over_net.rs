@@ -9,7 +9,7 @@ use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use ollamax_net::{Class, NetHandle};
 use ollamax_proto::v1;
@@ -18,8 +18,9 @@ use ollamax_proto::v1::inference_client::InferenceClient;
 use ollamax_proto::v1::inference_server::{Inference, InferenceServer};
 use ollamax_scheduler as scheduler;
 use ollamax_scheduler::{AdmitError, Broken, Remote, Response as Answer, SendError};
+use ollamax_security::draw_span;
 use ollamax_types::limits::PEER_MESSAGE_BYTES_MAX;
-use ollamax_types::{Api, Digest, ErrorCode, InferenceRequest, NodeId, RequestId};
+use ollamax_types::{Api, Digest, ErrorCode, InferenceRequest, NodeId, RequestId, Trace};
 
 use crate::adapters::status::{code_of, refusal};
 use crate::import::runtime_side::{Events, Imports};
@@ -88,6 +89,8 @@ fn wire_request(request: InferenceRequest) -> v1::DispatchRequest {
         num_ctx: request.num_ctx.unwrap_or(0),
         stream: request.stream,
         body: request.body,
+        traceparent: request.trace.as_ref().map(Trace::named).unwrap_or_default(),
+        tracestate: request.trace.as_ref().map(Trace::state).unwrap_or_default().to_owned(),
     }
 }
 
@@ -130,9 +133,11 @@ impl Inference for InferenceService {
 
     async fn dispatch(&self, request: Request<v1::DispatchRequest>) -> Result<Response<Self::DispatchStream>, Status> {
         let member = self.slot.get().ok_or_else(|| refusal(ErrorCode::NotInitialised, "this node is not ready"))?;
-        let request = domain_request(request.into_inner())?;
+        let mut request = domain_request(request.into_inner())?;
         let scheduler = member.scheduler;
-        let span = tracing::error_span!("request", request_id = request.id.0);
+        let said = request.trace.take();
+        request.trace = said.as_ref().map(draw_span);
+        let span = span_of(&request, said.as_ref());
         // The stream opens at once; admission is its first part, so that a caller who leaves cancels the wait too.
         let first = admit(scheduler, request).instrument(span).into_stream();
         let parts = first.flat_map(|admitted| match admitted {
@@ -157,6 +162,13 @@ impl Inference for InferenceService {
     }
 }
 
+/// What has a request's lines tell of the trace that the other node names, and of the span under which it goes on.
+fn span_of(request: &InferenceRequest, said: Option<&Trace>) -> Span {
+    let (trace_id, parent_id) = (said.map(Trace::id), said.map(Trace::parent));
+    let span_id = request.trace.as_ref().map(Trace::parent);
+    tracing::error_span!("request", request_id = request.id.0, trace_id, parent_id, span_id)
+}
+
 /// Admits what another node sends, and says so in the log: with the line of the node that the client asked, one
 /// request can be followed through both.
 async fn admit(scheduler: scheduler::Handle, request: InferenceRequest) -> Result<Answer, AdmitError> {
@@ -175,6 +187,7 @@ fn domain_request(wire: v1::DispatchRequest) -> Result<InferenceRequest, Status>
     let bad = |what: &str| refusal(ErrorCode::BadRequest, what);
     Ok(InferenceRequest {
         id: RequestId(wire.request_id),
+        trace: Trace::parse(&wire.traceparent).map(|trace| trace.with_state(&wire.tracestate)),
         api: Api::from_path(&wire.path).ok_or_else(|| bad("unknown path"))?,
         model: wire.model.parse().map_err(|_| bad("invalid model name"))?,
         digest: match wire.digest.len() {
@@ -203,4 +216,31 @@ fn refusal_part(error: &AdmitError) -> v1::DispatchRefusal {
 
 const fn part(part: Part) -> v1::DispatchReply {
     v1::DispatchReply { part: Some(part) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_node_takes_in_is_what_was_sent_with_its_trace() {
+        let named = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let check = |trace: Option<Trace>| {
+            let sent = InferenceRequest {
+                id: RequestId("r-7".to_owned()),
+                trace,
+                api: Api::Chat,
+                model: "m".parse().expect("a name"),
+                digest: Some(Digest([7; 32])),
+                num_ctx: Some(512),
+                stream: true,
+                body: Bytes::from_static(b"{}"),
+            };
+            let taken = domain_request(wire_request(sent.clone())).expect("taken in");
+            assert_eq!(format!("{taken:?}"), format!("{sent:?}"));
+        };
+        check(None);
+        check(Trace::parse(named));
+        check(Trace::parse(named).map(|trace| trace.with_state("a=1")));
+    }
 }

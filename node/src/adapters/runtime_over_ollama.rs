@@ -31,7 +31,7 @@ impl Runtime for RuntimeOverOllama {
             let Some(client) = client else {
                 return Err(RuntimeError::Unreachable("no runtime is known".to_owned()));
             };
-            let answer = client.infer(request.api, request.body).await.map_err(|error| {
+            let answer = client.infer(request.api, request.body, request.trace.as_ref()).await.map_err(|error| {
                 if error.has_started() {
                     RuntimeError::Failed(error.to_string())
                 } else {

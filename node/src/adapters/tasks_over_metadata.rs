@@ -21,9 +21,6 @@ use crate::adapters::changes_over_admin::by_caller;
 use crate::adapters::lab_over_admin::refused;
 use crate::slot::{MemberEngines, Slot};
 
-/// The priority of what nobody says a priority of.
-const PRIORITY: u8 = 5;
-
 /// Room for how much more there is of a text that is cut.
 const MORE_BYTES: usize = 48;
 
@@ -83,7 +80,7 @@ impl Tasks for TasksOverMetadata {
                 tool: asked.tool.to_owned(),
                 arguments_json: asked.arguments.to_string(),
                 subject,
-                priority: PRIORITY,
+                priority: asked.priority,
                 repeatable: asked.repeatable,
                 needs_approval: asked.needs_approval,
                 plan: asked.plan.join("\n"),

@@ -18,7 +18,7 @@ use http_body_util::{BodyExt as _, Collected, Limited};
 use serde_json::Value;
 
 use ollamax_tools::{Caller, Inference, Progress, ToolError};
-use ollamax_types::{Api, ErrorCode, RequestId};
+use ollamax_types::{Api, ErrorCode};
 
 use crate::error::ERROR_HEADER;
 
@@ -78,10 +78,10 @@ impl Inference for InferenceSlot {
         body: Value,
         progress: Progress,
     ) -> BoxFuture<'static, Result<Value, ToolError>> {
-        let (slot, id) = (self.clone(), by.request.clone());
+        let (slot, by) = (self.clone(), by.clone());
         async move {
             let api = Api::from_path(path).ok_or_else(|| no_route(path))?;
-            let asked = slot.send(api, request(api, id, body)?).ok_or_else(closed)?;
+            let asked = slot.send(api, request(api, by, body)?).ok_or_else(closed)?;
             heard(api, asked.await, &progress).await
         }
         .boxed()
@@ -89,7 +89,7 @@ impl Inference for InferenceSlot {
 }
 
 /// As a client sends it, always with a stream where there can be one.
-fn request(api: Api, id: RequestId, mut body: Value) -> Result<Request, ToolError> {
+fn request(api: Api, by: Caller, mut body: Value) -> Result<Request, ToolError> {
     let Some(fields) = body.as_object_mut() else {
         return Err(ToolError::new(ErrorCode::BadRequest, "the question is no object", ""));
     };
@@ -97,7 +97,10 @@ fn request(api: Api, id: RequestId, mut body: Value) -> Result<Request, ToolErro
         fields.insert("stream".to_owned(), Value::Bool(true));
     }
     let mut request = Request::new(Body::from(body.to_string()));
-    request.extensions_mut().insert(id);
+    request.extensions_mut().insert(by.request);
+    if let Some(trace) = by.trace {
+        request.extensions_mut().insert(trace);
+    }
     Ok(request)
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Always: one line in the log and one count for each call, also where the caller left before it ended. The line says
 //! who called what with which arguments, and which task came of it; what their schema marks as secret, and what it does
-//! not know, is hidden. A call about which its caller is asked first is one, and the call with the answer another.
+//! not know, is hidden, before the arguments are cut and their digest is made. A call about which its caller is asked
+//! first is one, and the call with the answer another.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,8 +12,9 @@ use prometheus::Registry;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use ollamax_tools::once::digest_of;
 use ollamax_tools::{Call as Asked, CallError, Caller, Catalogue, Progress, Started, Tasks};
-use ollamax_types::ErrorCode;
+use ollamax_types::{Digest, ErrorCode};
 
 use crate::inference::InferenceSlot;
 use crate::metrics::{ToolMetrics, UNKNOWN_TOOL};
@@ -64,6 +66,8 @@ struct Call {
     request: String,
     subject: String,
     arguments: String,
+    /// Of all of these arguments, in whichever order: of long ones the beginning is written down.
+    arguments_digest: Digest,
     /// The task that came of it.
     task: Option<String>,
     started_at: Instant,
@@ -227,6 +231,7 @@ impl Call {
             sent: name.chars().take(NAME_CHARS_MAX).collect(),
             request: caller.request.to_string(),
             subject: caller.principal.subject().to_string(),
+            arguments_digest: Digest(digest_of(&shown)),
             arguments: shown.to_string().chars().take(ARGUMENTS_CHARS_MAX).collect(),
             task: None,
             started_at: Instant::now(),
@@ -261,6 +266,7 @@ impl Drop for Call {
             gen_ai.tool.name = self.sent,
             principal = self.subject,
             arguments = self.arguments,
+            arguments_digest = self.arguments_digest.to_string(),
             task = self.task.as_deref(),
             outcome = self.outcome.as_str(),
             code = self.outcome.code(),

@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use url::Url;
 
-use ollamax_types::{Api, Digest, ModelName, ModelRecord, Residency};
+use ollamax_types::{Api, Digest, ModelName, ModelRecord, Residency, Trace};
 
 use crate::cause::{deepest, is_refused};
 use crate::error::{Broken, RuntimeError};
@@ -226,15 +226,15 @@ impl Client {
         Ok(shown.told(model.modified_at))
     }
 
-    /// Sends one inference request. Any answer in Ollama's form is handed through, whatever its status.
+    /// Sends one inference request and its trace. Any answer in Ollama's form is handed through, whatever its status.
     ///
     /// # Errors
     /// When no answer begins, or what begins is not in Ollama's form.
-    pub async fn infer(&self, api: Api, body: Bytes) -> Result<RuntimeResponse, RuntimeError> {
+    pub async fn infer(&self, api: Api, body: Bytes, trace: Option<&Trace>) -> Result<RuntimeResponse, RuntimeError> {
         let path = api.path();
         let guard = InFlight::enter(self.clone());
         let request = self.request(Method::POST, path).header(CONTENT_TYPE, JSON).body(body);
-        let response = request.send().await.map_err(|error| self.failed(path, &error))?;
+        let response = traced(request, trace).send().await.map_err(|error| self.failed(path, &error))?;
         self.refuse_ollamamax(&response)?;
         self.heard();
         self.stirred().notify_one();
@@ -449,6 +449,13 @@ fn essence(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// What a runtime means by an empty answer of [`BROKE_DOWN`].
+/// A request that says which trace it belongs to.
+fn traced(request: RequestBuilder, trace: Option<&Trace>) -> RequestBuilder {
+    let Some(trace) = trace else { return request };
+    let request = request.header(Trace::HEADER, trace.named());
+    if trace.state().is_empty() { request } else { request.header(Trace::STATE_HEADER, trace.state()) }
+}
+
 fn broke_down(path: &str) -> RuntimeError {
     let message = "it broke down at the question; the log of the runtime says why".to_owned();
     RuntimeError::Refused { path: path.to_owned(), status: BROKE_DOWN, message }
@@ -506,7 +513,7 @@ mod tests {
         let error = client.ps().await.expect_err("nothing listens");
         assert!(matches!(error, RuntimeError::Unreachable { .. }), "{error}");
         assert!(!is_stirred(&client), "or the poller would never rest while the runtime is down");
-        let error = client.infer(Api::Chat, Bytes::new()).await.map(|_| ()).expect_err("nothing listens");
+        let error = client.infer(Api::Chat, Bytes::new(), None).await.map(|_| ()).expect_err("nothing listens");
         assert!(matches!(error, RuntimeError::Unreachable { .. }), "{error}");
         assert!(is_stirred(&client), "a request that found it gone does ask");
     }

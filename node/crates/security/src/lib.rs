@@ -19,5 +19,5 @@ pub use join_token::{JoinToken, JoinTokenError};
 pub use node_key::NodeKey;
 pub use peer_id::{InvalidPeerId, check_peer_id};
 pub use private_file::KeyFileError;
-pub use random::{RandomError, draw_request_id, random_bytes};
+pub use random::{RandomError, draw_request_id, draw_span, random_bytes};
 pub use sha256::sha256;

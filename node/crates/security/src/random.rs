@@ -8,7 +8,7 @@
 use rand::TryRng;
 use rand::rngs::SysRng;
 
-use ollamax_types::RequestId;
+use ollamax_types::{RequestId, Trace};
 
 /// The operating system gave no random bytes.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,12 @@ pub fn draw_request_id() -> RequestId {
     RequestId(drawn.map(|number| format!("{number:032x}")).unwrap_or_default())
 }
 
+/// A trace as it goes on from here, under a span of its own; where no bytes are to be had, under its caller's.
+#[must_use]
+pub fn draw_span(trace: &Trace) -> Trace {
+    trace.under(random_bytes().unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,6 +46,15 @@ mod tests {
     fn two_draws_differ() {
         assert_ne!(random_bytes::<32>().unwrap(), random_bytes::<32>().unwrap());
         assert_ne!(draw_request_id(), draw_request_id());
+    }
+
+    #[test]
+    fn a_trace_goes_on_under_spans_that_differ() {
+        let said = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let trace = Trace::parse(said).expect("a trace");
+        let (first, second) = (draw_span(&trace), draw_span(&trace));
+        assert_eq!((first.id(), second.id()), (trace.id(), trace.id()));
+        assert!(first != second && first != trace, "{first:?} {second:?}");
     }
 
     #[test]

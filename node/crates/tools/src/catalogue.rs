@@ -15,7 +15,7 @@ use futures::FutureExt as _;
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
-use ollamax_types::limits::TASK_ARGUMENTS_BYTES_MAX;
+use ollamax_types::limits::{TASK_ARGUMENTS_BYTES_MAX, TASK_PRIORITY_USUAL};
 use ollamax_types::{ErrorClass, ErrorCode};
 
 use crate::error::{CallError, DeclarationError, ToolError};
@@ -23,7 +23,7 @@ use crate::once::{self, OnceKey};
 use crate::ports::{NewTask, Tasks};
 use crate::principal::{Caller, Principal};
 use crate::progress::Progress;
-use crate::rate::Rates;
+use crate::rate::{AT_ONCE_MAX, Place, Places, Rates};
 use crate::task;
 use crate::tool::{Call, How, Limits, Tool};
 use crate::views::TaskView;
@@ -35,6 +35,8 @@ pub const ARGUMENTS_BYTES_MAX: usize = 256 << 10;
 pub const TOOLS_MAX: usize = 40;
 /// The bucket of a caller's calls of tools that do not exist; no tool has this name.
 const NO_TOOL: &str = "";
+/// When a caller whose calls all run is told to try again.
+const PLACE_WAIT: Duration = Duration::from_secs(1);
 /// How long a call waits for its task.
 pub const TASK_WAIT_MAX: Duration = Duration::from_secs(45);
 
@@ -53,6 +55,7 @@ pub enum Families {
 pub struct Catalogue {
     tools: BTreeMap<&'static str, Tool>,
     rates: Rates,
+    places: Places,
     /// `None`: this node keeps no tasks.
     tasks: Option<Arc<dyn Tasks>>,
 }
@@ -128,7 +131,8 @@ impl Catalogue {
     /// on record when this answers.
     ///
     /// # Errors
-    /// When there is no such tool; when the caller may not call it, or not so often; when the arguments do not fit;
+    /// When there is no such tool; when the caller may not call it, or not so often, or so many at once; when the
+    /// arguments do not fit;
     /// when the tool fails, takes too long, or answers too much; when no task can be opened. Calls that are refused
     /// count as calls.
     pub async fn start(
@@ -147,6 +151,7 @@ impl Catalogue {
     /// As [`Catalogue::start`].
     pub async fn start_as(&self, call: Call, name: &str, arguments: Value) -> Result<Started, CallError> {
         let tool = self.admitted(&call.caller.principal, name, &arguments)?;
+        let _place = self.place(tool, &call.caller.principal)?;
         Ok(within(tool, self.begin(tool, call, arguments)).await?)
     }
 
@@ -256,6 +261,7 @@ impl Catalogue {
         let asked = NewTask {
             tool: spec.name,
             arguments: once::canonical(arguments),
+            priority: priority(arguments),
             repeatable: spec.hints.idempotent,
             needs_approval: spec.needs_approval,
             plan,
@@ -292,6 +298,16 @@ impl Catalogue {
         let message = format!("{which} may be called {per_minute} times in a minute");
         let next = format!("try again in {} ms", wait.as_millis());
         Err(ToolError { retry_after: Some(wait), ..ToolError::new(ErrorCode::Overloaded, message, next) })
+    }
+
+    /// A place among the calls that run.
+    fn place(&self, tool: &Tool, principal: &Principal) -> Result<Place, ToolError> {
+        let name = tool.spec().name;
+        self.places.take(principal.subject(), name).ok_or_else(|| {
+            let message = format!("{AT_ONCE_MAX} calls of {name} by you run at this node, which is as many as may");
+            let error = ToolError::new(ErrorCode::Overloaded, message, "try again when one of them has ended");
+            ToolError { retry_after: Some(PLACE_WAIT), ..error }
+        })
     }
 
     /// Whether a call may run.
@@ -334,6 +350,12 @@ fn since_agreed(tool: &Tool, error: ToolError) -> ToolError {
     }
     let message = format!("things have changed since it was asked for: {}", error.message);
     ToolError { message, ..error }
+}
+
+/// Its schema has bounded it.
+fn priority(arguments: &Value) -> u8 {
+    let said = arguments.get(once::PRIORITY).and_then(Value::as_u64);
+    said.and_then(|said| u8::try_from(said).ok()).unwrap_or(TASK_PRIORITY_USUAL)
 }
 
 /// Whether a call of a tool that works in a task only asks what would happen.
@@ -396,10 +418,9 @@ fn check_size(tool: &Tool, answer: &Value) -> Result<(), ToolError> {
     Err(ToolError::new(ErrorCode::BodyTooLarge, message, "ask for less: a smaller limit, or one name"))
 }
 
-/// The schema is compared where programs are tested: in production a lie is the family's.
+/// Clients compare answers with the schema, and so it is done here: behind [`check_size`], so that it costs little.
 fn check_form(tool: &Tool, answer: &Value) -> Result<(), ToolError> {
-    let spec = tool.spec();
-    let problems = if cfg!(debug_assertions) { tool.output().problems(answer) } else { Vec::new() };
+    let (spec, problems) = (tool.spec(), tool.output().problems(answer));
     if problems.is_empty() {
         return Ok(());
     }

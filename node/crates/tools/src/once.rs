@@ -16,6 +16,9 @@ pub const KEY: &str = "idempotency_key";
 /// The argument by which a caller asks what would happen.
 pub const DRY_RUN: &str = "dry_run";
 
+/// The argument by which a caller says how soon a task is to be begun.
+pub(crate) const PRIORITY: &str = "priority";
+
 /// A call that has effect once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OnceKey {

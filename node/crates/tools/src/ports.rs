@@ -78,6 +78,8 @@ pub struct NewTask {
     pub tool: &'static str,
     /// What it is to do: without a key, without what was not said, names in order.
     pub arguments: Value,
+    /// At most `TASK_PRIORITY_MAX`; the highest is begun first.
+    pub priority: u8,
     /// Another node may begin it again.
     pub repeatable: bool,
     /// A person must agree first.
@@ -160,6 +162,12 @@ pub trait Changes: Send + Sync + 'static {
     /// Has a name stand for one version, by its digest or the beginning of it; without one, for the version that it
     /// stands for now. Answers the digest.
     fn pin(&self, by: &Call, model: &str, version: Option<&str>) -> Answer<String>;
+
+    /// The version for which a name would stand, as [`Changes::pin`] answers it. Changes nothing.
+    fn plan_pin(&self, model: &str, version: Option<&str>) -> Answer<String>;
+
+    /// Whether a name could stand for what is newest again. Changes nothing.
+    fn plan_unpin(&self, model: &str) -> Answer<()>;
 
     /// Has a name stand for what is newest again.
     fn unpin(&self, by: &Call, model: &str) -> Answer<()>;

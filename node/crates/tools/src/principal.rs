@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use ollamax_types::RequestId;
+use ollamax_types::{RequestId, Trace};
 
 /// What a tool asks of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,13 +34,15 @@ pub struct Principal {
     permissions: &'static [Permission],
 }
 
-/// One call's principal, and the id under which logs tell of it.
+/// One call's principal, and what logs know it by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     /// Who calls.
     pub principal: Principal,
     /// Under which id.
     pub request: RequestId,
+    /// The trace that its client named, under the call's own span.
+    pub trace: Option<Trace>,
 }
 
 // === impl Permission ===

@@ -1,16 +1,19 @@
-//! How often a caller may call a tool: a bucket that fills with time, one for each caller and tool.
+//! How often a caller may call a tool, and how many of these calls may run at once: a bucket that fills with time and
+//! a number of places, for each caller and tool.
 //!
 //! What a bucket decides is plain arithmetic over the moment that it is given. Buckets that are full again say nothing
 //! and are thrown away when room is needed; where there is no room even then, the call is refused.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::principal::Subject;
 
+/// Calls of one tool by one caller that run at once.
+pub(crate) const AT_ONCE_MAX: usize = 256;
 /// Buckets that are kept.
 const BUCKETS_MAX: usize = 4_096;
 const MINUTE_MS: u64 = 60_000;
@@ -26,6 +29,17 @@ struct Bucket {
 /// The buckets of all callers.
 #[derive(Debug, Default)]
 pub(crate) struct Rates(Mutex<BTreeMap<(Subject, &'static str), Bucket>>);
+
+/// How many calls of whom run now. Clones are the same places.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Places(Arc<Mutex<BTreeMap<(Subject, &'static str), usize>>>);
+
+/// The place of one call, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    all: Places,
+    key: (Subject, &'static str),
+}
 
 // === impl Bucket ===
 
@@ -88,6 +102,39 @@ impl Rates {
     }
 }
 
+// === impl Places ===
+
+impl Places {
+    /// A place for a call; `None`: as many of this caller and tool run as may.
+    pub(crate) fn take(&self, subject: &Subject, tool: &'static str) -> Option<Place> {
+        let key = (subject.clone(), tool);
+        let mut taken = self.locked();
+        let count = taken.entry(key.clone()).or_default();
+        if *count >= AT_ONCE_MAX {
+            return None;
+        }
+        *count += 1;
+        drop(taken);
+        Some(Place { all: self.clone(), key })
+    }
+
+    fn locked(&self) -> MutexGuard<'_, BTreeMap<(Subject, &'static str), usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.all.locked();
+        if let Some(count) = taken.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.key);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +168,19 @@ mod tests {
         assert!(rates.take(&Subject::Uid(1), "t", 1, now).is_err());
         assert_eq!(rates.take(&Subject::Uid(2), "t", 1, now), Ok(()));
         assert_eq!(rates.take(&Subject::Uid(1), "u", 1, now), Ok(()));
+    }
+
+    #[test]
+    fn places_are_given_back_and_nothing_is_kept_of_who_has_none() {
+        let places = Places::default();
+        let mut taken: Vec<Place> = (0..AT_ONCE_MAX).filter_map(|_| places.take(&Subject::Loopback, "t")).collect();
+        assert_eq!(taken.len(), AT_ONCE_MAX);
+        let is_free = |subject: Subject, tool| places.take(&subject, tool).is_some();
+        assert!(!is_free(Subject::Loopback, "t") && is_free(Subject::Loopback, "u") && is_free(Subject::Uid(1), "t"));
+        taken.pop();
+        assert!(is_free(Subject::Loopback, "t"));
+        drop(taken);
+        assert!(places.locked().is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -158,7 +158,7 @@ mod tests {
     struct Nothing {}
 
     async fn call(principal: Principal, tool: &str, arguments: Value) -> Result<Value, ErrorCode> {
-        let caller = Caller { principal, request: Default::default() };
+        let caller = Caller { principal, request: Default::default(), trace: None };
         match catalogue().call(caller, tool, arguments).await {
             Ok(value) => Ok(value),
             Err(CallError::Failed(error)) => Err(error.code),

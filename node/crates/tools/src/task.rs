@@ -121,10 +121,10 @@ mod tests {
     use crate::principal::{Caller, Principal};
 
     async fn opened(tasks: &MemTasks) -> TaskView {
-        let caller = Caller { principal: Principal::of_socket(1), request: Default::default() };
+        let caller = Caller { principal: Principal::of_socket(1), request: Default::default(), trace: None };
         let (arguments, plan) = (json!({}), Vec::new());
-        let (repeatable, needs_approval, once) = (true, false, None);
-        let asked = NewTask { tool: "pull", arguments, repeatable, needs_approval, plan, once };
+        let (priority, repeatable, needs_approval, once) = (5, true, false, None);
+        let asked = NewTask { tool: "pull", arguments, priority, repeatable, needs_approval, plan, once };
         tasks.open(&caller, asked).await.expect("opened")
     }
 

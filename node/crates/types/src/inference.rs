@@ -5,6 +5,7 @@ use bytes::Bytes;
 use crate::digest::Digest;
 use crate::id::RequestId;
 use crate::name::ModelName;
+use crate::trace::Trace;
 
 /// The runtime routes that are routed to a node which has the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,6 +60,8 @@ impl Api {
 pub struct InferenceRequest {
     /// Follows the request through the logs of all nodes.
     pub id: RequestId,
+    /// The trace that its client named, under the span of whoever sends the request on.
+    pub trace: Option<Trace>,
     /// Which route of the runtime.
     pub api: Api,
     /// The model asked for, canonical.

@@ -23,6 +23,7 @@ pub mod role;
 pub mod root;
 pub mod secret;
 pub mod size;
+pub mod trace;
 
 pub use autopilot::{Knob, KnobError, Knobs};
 pub use capability::Capability;
@@ -40,3 +41,4 @@ pub use replicas::{Knob as ReplicaKnob, Knobs as ReplicaKnobs};
 pub use role::Role;
 pub use root::Root;
 pub use secret::{Secret, SecretKey};
+pub use trace::Trace;

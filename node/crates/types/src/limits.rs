@@ -28,6 +28,8 @@ pub const TASK_TEXT_BYTES_MAX: usize = 512;
 pub const TASK_ATTEMPTS_MAX: u32 = 5;
 /// Highest priority of a task.
 pub const TASK_PRIORITY_MAX: u8 = 9;
+/// Priority of a task of which nobody says one.
+pub const TASK_PRIORITY_USUAL: u8 = 5;
 /// How long a task stays on record when it is over.
 pub const TASK_KEPT_FOR: Duration = Duration::from_secs(24 * 3_600);
 /// How long a task waits for somebody to approve it.

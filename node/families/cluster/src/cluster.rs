@@ -221,7 +221,7 @@ mod tests {
     async fn call_as(by: Principal, ports: &MemPorts, tool: &str, arguments: Value) -> Result<Value, ErrorCode> {
         let tools = crate::tools(&ports.ports()).expect("declared well");
         let all = Catalogue::new(tools, &Families::All).expect("names differ");
-        match all.call(Caller { principal: by, request: Default::default() }, tool, arguments).await {
+        match all.call(Caller { principal: by, request: Default::default(), trace: None }, tool, arguments).await {
             Ok(value) => Ok(value),
             Err(ollamax_tools::CallError::Failed(error)) => Err(error.code),
             Err(error) => panic!("{error}"),

@@ -20,7 +20,7 @@ fn ports() -> MemPorts {
 
 async fn start(ports: &MemPorts, tool: &str, arguments: Value, progress: Progress) -> Result<Value, ErrorCode> {
     let all = Catalogue::new(tools(&ports.ports()).expect("declared well"), &Families::All).expect("names differ");
-    let caller = Caller { principal: Principal::loopback(), request: RequestId::default() };
+    let caller = Caller { principal: Principal::loopback(), request: RequestId::default(), trace: None };
     match all.start(caller, tool, arguments, progress).await {
         Ok(Started::Answered(value)) => Ok(value),
         Err(CallError::Failed(error)) => Err(error.code),

@@ -62,6 +62,10 @@ struct Pull {
     nodes: Option<Vec<String>>,
     /// From a registry without TLS.
     insecure: Option<bool>,
+    /// Which is begun first: 9 before 0; 5 where it is not said.
+    #[schemars(range(min = 0, max = 9))]
+    #[expect(dead_code, reason = "the catalogue reads it")]
+    priority: Option<u8>,
     /// Tells what would happen.
     #[expect(dead_code, reason = "the catalogue reads it")]
     dry_run: Option<bool>,
@@ -82,6 +86,10 @@ struct Place {
     all: Option<bool>,
     #[schemars(length(max = 100), inner(length(min = 1, max = 64)))]
     nodes: Option<Vec<String>>,
+    /// Which is begun first: 9 before 0; 5 where it is not said.
+    #[schemars(range(min = 0, max = 9))]
+    #[expect(dead_code, reason = "the catalogue reads it")]
+    priority: Option<u8>,
     /// Tells what would happen.
     #[expect(dead_code, reason = "the catalogue reads it")]
     dry_run: Option<bool>,
@@ -101,6 +109,10 @@ struct Delete {
     nodes: Option<Vec<String>>,
     /// Also what is pinned or the last copy.
     force: Option<bool>,
+    /// Which is begun first: 9 before 0; 5 where it is not said.
+    #[schemars(range(min = 0, max = 9))]
+    #[expect(dead_code, reason = "the catalogue reads it")]
+    priority: Option<u8>,
     /// Tells what would happen.
     #[expect(dead_code, reason = "the catalogue reads it")]
     dry_run: Option<bool>,

@@ -160,7 +160,7 @@ mod tests {
     async fn call(lab: MemLab, tool: &str, arguments: Value) -> Result<Value, ErrorCode> {
         let tools = tools(&MemPorts::of(lab).ports()).expect("declared well");
         let all = Catalogue::new(tools, &Families::All).expect("names differ");
-        let caller = Caller { principal: Principal::loopback(), request: Default::default() };
+        let caller = Caller { principal: Principal::loopback(), request: Default::default(), trace: None };
         match all.call(caller, tool, arguments).await {
             Ok(value) => Ok(value),
             Err(CallError::Failed(error)) => Err(error.code),

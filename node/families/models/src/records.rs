@@ -88,6 +88,8 @@ struct PinAsked {
     #[schemars(length(min = 1, max = 128))]
     version: Option<String>,
     pinned: bool,
+    /// Tells what would happen.
+    dry_run: Option<bool>,
     /// A repeated call with the same key has effect once.
     #[schemars(length(min = 1, max = 128))]
     #[expect(dead_code, reason = "the catalogue reads it")]
@@ -153,15 +155,18 @@ async fn configure(changes: Arc<dyn Changes>, call: Call, asked: ConfigAsked) ->
 }
 
 async fn pin(changes: Arc<dyn Changes>, call: Call, asked: PinAsked) -> Result<Pinned, ToolError> {
-    let PinAsked { name, version, pinned, .. } = asked;
+    let PinAsked { name, version, pinned, dry_run, .. } = asked;
+    let is_dry = dry_run == Some(true);
     if pinned {
-        let digest = changes.pin(&call, &name, version.as_deref()).await?;
-        return Ok(Pinned { name, digest: Some(digest) });
+        let version = version.as_deref();
+        let asked = if is_dry { changes.plan_pin(&name, version) } else { changes.pin(&call, &name, version) };
+        return Ok(Pinned { digest: Some(asked.await?), name });
     }
     if version.is_some() {
         return Err(wrong("a name that is not pinned stands for the newest version", "leave version out"));
     }
-    changes.unpin(&call, &name).await?;
+    let asked = if is_dry { changes.plan_unpin(&name) } else { changes.unpin(&call, &name) };
+    asked.await?;
     Ok(Pinned { name, digest: None })
 }
 
@@ -179,7 +184,7 @@ mod tests {
     async fn call(ports: &MemPorts, tool: &str, arguments: Value) -> Result<Value, ErrorCode> {
         let tools = crate::tools(&ports.ports()).expect("declared well");
         let all = Catalogue::new(tools, &Families::All).expect("names differ");
-        let caller = Caller { principal: Principal::of_socket(1), request: Default::default() };
+        let caller = Caller { principal: Principal::of_socket(1), request: Default::default(), trace: None };
         match all.call(caller, tool, arguments).await {
             Ok(value) => Ok(value),
             Err(CallError::Failed(error)) => Err(error.code),
@@ -230,6 +235,12 @@ mod tests {
         let ports = MemPorts::default();
         let told = call(&ports, "pin_model", json!({"name": "m", "pinned": true})).await;
         assert_eq!(told, Ok(json!({"name": "m", "digest": "ab".repeat(32)})));
+        for (pinned, digest) in [(true, json!("ab".repeat(32))), (false, Value::Null)] {
+            let ports = MemPorts::default();
+            let told = call(&ports, "pin_model", json!({"name": "m", "pinned": pinned, "dry_run": true})).await;
+            assert_eq!(told, Ok(json!({"name": "m", "digest": digest})));
+            assert!(ports.changes.made().is_empty(), "a dry run changes nothing");
+        }
     }
 
     #[tokio::test]

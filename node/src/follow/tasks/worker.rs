@@ -349,7 +349,7 @@ impl Course {
         let principal = Principal::of_subject(&task.subject).ok_or_else(|| unreadable("the owner"))?;
         let arguments = serde_json::from_str(&task.arguments_json).map_err(|_| unreadable("the arguments"))?;
         let work = Work {
-            caller: Caller { principal, request: draw_request_id() },
+            caller: Caller { principal, request: draw_request_id(), trace: None },
             task: task.id,
             begun: task.first_attempt(),
             progress: self.progress.clone(),

@@ -110,6 +110,14 @@ impl Admin {
         }
     }
 
+    /// The version at which a model would be held, or was. Changes nothing.
+    ///
+    /// # Errors
+    /// When there is no such model or version, and when nobody leads.
+    pub async fn foresee_pin(&self, asked: &v1::PinModelRequest) -> Result<v1::PinModelReply, AdminError> {
+        Ok(Pulls(self.clone()).pinning(asked).await?.1)
+    }
+
     /// Takes a model out of use, or into it again.
     ///
     /// # Errors

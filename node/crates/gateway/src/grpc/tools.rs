@@ -98,7 +98,7 @@ pub(super) fn caller_of<T>(request: &Request<T>) -> Result<Caller, AdminError> {
         AdminError::new(ErrorCode::Forbidden, "nobody may call tools", why, "ollamax doctor")
     };
     let SocketUser(uid) = user.copied().ok_or_else(nobody)?;
-    Ok(Caller { principal: Principal::of_socket(uid), request: id_of(request) })
+    Ok(Caller { principal: Principal::of_socket(uid), request: id_of(request), trace: None })
 }
 
 #[tonic::async_trait]

@@ -14,7 +14,7 @@ use futures::stream::{self, StreamExt as _};
 
 use ollamax_core::catalog::Phase;
 use ollamax_scheduler as scheduler;
-use ollamax_types::{Api, ErrorCode, InferenceRequest, ModelName, NodeId, RequestId};
+use ollamax_types::{Api, ErrorCode, InferenceRequest, ModelName, NodeId, RequestId, Trace};
 
 use crate::error::{ApiError, Shape};
 use crate::http::ending::{Ending, Form};
@@ -42,6 +42,7 @@ async fn try_answer(
 ) -> Result<Response<Body>, ApiError> {
     let (head, client_body) = request.into_parts();
     let id = head.extensions.get::<RequestId>().cloned().unwrap_or_default();
+    let trace = head.extensions.get::<Trace>().cloned();
     let held = body::read(door, &head.headers, client_body).await?;
     let fields =
         read_fields(api, &held.bytes).map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
@@ -51,6 +52,7 @@ async fn try_answer(
     let scheduler = door.parts.node.scheduler().ok_or_else(ApiError::not_initialised)?;
     let request = InferenceRequest {
         id: id.clone(),
+        trace,
         api,
         model,
         digest: None,

@@ -4,7 +4,7 @@ use axum::http::HeaderMap;
 use axum::http::request::Parts as Head;
 
 use ollamax_tools::{Caller, Principal};
-use ollamax_types::RequestId;
+use ollamax_types::{RequestId, Trace};
 
 use crate::http::serve::ClientAddress;
 use crate::http::{OpenDoor, edge};
@@ -34,5 +34,6 @@ pub(crate) fn caller_of(door: &OpenDoor, head: &Head, host: &str) -> Option<Call
     let client = head.extensions.get::<ClientAddress>().copied();
     let client = client.filter(|_| edge::names_this_machine(door, host));
     let request = head.extensions.get::<RequestId>().cloned().unwrap_or_default();
-    is_of_this_machine(client, &head.headers).then(|| Caller { principal: Principal::loopback(), request })
+    let trace = head.extensions.get::<Trace>().cloned();
+    is_of_this_machine(client, &head.headers).then(|| Caller { principal: Principal::loopback(), request, trace })
 }

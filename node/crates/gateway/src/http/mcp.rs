@@ -19,6 +19,8 @@ use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, Stream
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
+use tokio::time::Instant;
+use tracing::Level;
 
 use ollamax_tools::Caller;
 use ollamax_types::limits;
@@ -49,6 +51,9 @@ use self::state::Seal;
 /// Bytes of one message.
 pub(crate) const MESSAGE_BYTES_MAX: usize = limits::ASSISTANT_MESSAGE_BYTES_MAX;
 
+/// Characters of a method in the log.
+const METHOD_CHARS_MAX: usize = 64;
+
 /// In which header clients say which revision they speak.
 const VERSION_HEADER: &str = "mcp-protocol-version";
 
@@ -69,7 +74,7 @@ struct Admitted {
     held: Option<body::Held>,
 }
 
-/// What is read of a message in a revision that is not spoken.
+/// What is read of a message in a revision that is not spoken, and for the log.
 #[derive(Deserialize)]
 struct Opening {
     method: String,
@@ -122,8 +127,24 @@ pub(crate) async fn answer(door: &OpenDoor, service: &Service, request: Request)
     hand_over(&door.parts.tools, service, admitted).await
 }
 
-/// Lets the protocol answer a message.
+/// Lets the protocol answer a message, and says in the log which method it was and who sent it. What a call of a tool
+/// comes to, its own line says.
 async fn hand_over(tools: &Toolbox, service: &Service, admitted: Admitted) -> Response<Body> {
+    let (caller, started_at) = (admitted.head.extensions.get::<Caller>().cloned(), Instant::now());
+    let method = if tracing::enabled!(Level::DEBUG) { method_of(&admitted.bytes) } else { String::new() };
+    let response = served(tools, service, admitted).await;
+    tracing::debug!(
+        request_id = caller.as_ref().map(|caller| caller.request.0.as_str()),
+        mcp.method.name = method,
+        principal = caller.as_ref().map(|caller| caller.principal.subject().to_string()),
+        status = response.status().as_u16(),
+        took_ms = u64::try_from(started_at.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "answered an assistant"
+    );
+    response
+}
+
+async fn served(tools: &Toolbox, service: &Service, admitted: Admitted) -> Response<Body> {
     let Admitted { mut head, bytes, is_json, held } = admitted;
     let watched = match head.extensions.get::<Caller>() {
         Some(caller) => Watched::of(tools, caller, &bytes).await,
@@ -185,6 +206,12 @@ async fn admit(door: &OpenDoor, request: Request) -> Result<Admitted, Refusal> {
         (Bytes::new(), None)
     };
     Ok(Admitted { head, bytes, is_json, held })
+}
+
+/// The method of a request or a notification, as far as a log shows it; empty where the message is none.
+fn method_of(bytes: &[u8]) -> String {
+    let method = serde_json::from_slice::<Opening>(bytes).map(|Opening { method, .. }| method).unwrap_or_default();
+    method.chars().take(METHOD_CHARS_MAX).collect()
 }
 
 /// One message, which is JSON.
@@ -256,6 +283,20 @@ mod tests {
         check("", Some(refusal::PARSE_ERROR));
         check("{", Some(refusal::PARSE_ERROR));
         check(&"[".repeat(100_000), Some(refusal::PARSE_ERROR));
+    }
+
+    #[test]
+    fn a_log_shows_as_much_of_a_method_as_fits() {
+        let check = |message: &str, expected: &str| assert_eq!(method_of(message.as_bytes()), expected, "{message}");
+        check(r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#, "tools/list");
+        check(
+            r#"{"jsonrpc":"2.0","method":"notifications/initialized","params":{"a":1}}"#,
+            "notifications/initialized",
+        );
+        check(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, "");
+        check("", "");
+        let long = "ä".repeat(METHOD_CHARS_MAX + 1);
+        check(&format!(r#"{{"method":"{long}"}}"#), &"ä".repeat(METHOD_CHARS_MAX));
     }
 
     #[test]

@@ -15,11 +15,11 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 use tracing::{Instrument as _, Span};
 
-use ollamax_types::{ErrorCode, RequestId};
+use ollamax_security::draw_span;
+use ollamax_types::{ErrorCode, RequestId, Trace};
 
 use crate::error::{ApiError, Shape};
-use crate::http::trace::Trace;
-use crate::http::{NODE_HEADER, OpenDoor, REQUEST_ID_HEADER};
+use crate::http::{NODE_HEADER, OpenDoor, REQUEST_ID_HEADER, trace};
 use crate::metrics::Metrics;
 
 /// Which model a request for inference named; empty where it named none. Travels with the answer to its log line.
@@ -56,10 +56,15 @@ pub(crate) async fn observe(State(door): State<Arc<OpenDoor>>, mut request: Requ
     let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
     let metrics = door.parts.metrics.clone();
     metrics.in_flight.inc();
-    let trace = Trace::of_headers(request.headers());
-    let (trace_id, parent_id) = (trace.as_ref().map(Trace::id), trace.as_ref().map(Trace::parent));
+    let said = trace::of_headers(request.headers());
+    let own = said.as_ref().map(draw_span);
+    let (trace_id, parent_id) = (said.as_ref().map(Trace::id), said.as_ref().map(Trace::parent));
     // Few fields, and on at every level: even a lone error names its request.
-    let span = tracing::error_span!("request", request_id = id.0, trace_id, parent_id);
+    let span_id = own.as_ref().map(Trace::parent);
+    let span = tracing::error_span!("request", request_id = id.0, trace_id, parent_id, span_id);
+    if let Some(own) = own {
+        request.extensions_mut().insert(own);
+    }
     let mut watched =
         Watched { metrics, route, started_at: Instant::now(), saw_byte: false, span: span.clone(), head: None };
     let shape = Shape::of_path(request.uri().path());

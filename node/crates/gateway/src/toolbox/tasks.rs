@@ -308,7 +308,7 @@ mod tests {
     }
 
     fn caller(principal: Principal) -> Caller {
-        Caller { principal, request: Default::default() }
+        Caller { principal, request: Default::default(), trace: None }
     }
 
     #[test]

@@ -32,7 +32,7 @@ use ollamax_tools::{
     Call, Caller, Catalogue, Families, Foreseen, Idempotency, Principal, Progress, Spec, Tasks as _, Tool, ToolError,
     Work,
 };
-use ollamax_types::ErrorCode;
+use ollamax_types::{ErrorCode, Trace};
 
 use crate::desk::House;
 use crate::mcp::{MODERN, Words, json_of, message, spec, with};
@@ -484,7 +484,8 @@ async fn on_the_socket_an_administrator_sees_every_task_and_decides() {
 async fn a_tool_asks_models_as_a_client_of_this_machine_does_once_the_door_is_open() {
     let (slot, world) = (InferenceSlot::default(), with_m());
     let port = inference_port(&slot);
-    let caller = Caller { principal: Principal::loopback(), request: Default::default() };
+    let trace = Trace::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    let caller = Caller { principal: Principal::loopback(), request: Default::default(), trace };
     let chat = |model: &str| json!({"model": model, "messages": [{"role": "user", "content": "hi"}]});
     let early = port.ask(&caller, "/api/chat", chat("m"), Progress::nobody()).await.expect_err("not open");
     assert_eq!(early.code, ErrorCode::Draining);
@@ -501,6 +502,7 @@ async fn a_tool_asks_models_as_a_client_of_this_machine_does_once_the_door_is_op
     assert_eq!(answer["message"]["content"], "Hello", "{answer}");
     assert_eq!((told.borrow().done, told.borrow().text.as_str()), (2, "lo"));
     let sent = world.nodes[0].runtime.requests.lock().expect("not poisoned").last().cloned().expect("it was asked");
+    assert_eq!((&sent.id, &sent.trace), (&caller.request, &caller.trace));
     let sent: Value = serde_json::from_slice(&sent.body).expect("JSON");
     assert_eq!(sent["stream"], json!(true), "{sent}");
 

@@ -9,7 +9,7 @@ use futures::stream::BoxStream;
 use url::Url;
 
 use ollamax_outbound::{Client, PullStep, RuntimeError, WorkStep};
-use ollamax_types::{Api, Digest, ErrorCode};
+use ollamax_types::{Api, Digest, ErrorCode, Trace};
 
 use crate::server::{Reply, Seen, Server, json, whole};
 
@@ -23,7 +23,7 @@ async fn sends_the_runtimes_own_host_and_the_body_untouched_and_hands_bytes_thro
     let server = Server::start(move |_| whole(200, "application/x-ndjson", lines)).await;
     let client = client(&server.url);
     let body = Bytes::from_static(b"{\"model\": \"m\",  \"x\":1}");
-    let response = client.infer(Api::Chat, body.clone()).await.expect("answers");
+    let response = client.infer(Api::Chat, body.clone(), None).await.expect("answers");
     assert_eq!(response.status, 200);
     assert!(response.headers.contains(&("content-type".to_owned(), b"application/x-ndjson".to_vec())));
     let parts: Vec<Bytes> = response.body.map(|part| part.expect("whole")).collect().await;
@@ -37,9 +37,26 @@ async fn sends_the_runtimes_own_host_and_the_body_untouched_and_hands_bytes_thro
 }
 
 #[tokio::test]
+async fn the_runtime_hears_of_the_trace_and_of_its_state_where_there_are_any() {
+    let server = Server::start(|_| json("{}")).await;
+    let client = client(&server.url);
+    let named = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let bare = Trace::parse(named);
+    let whole = bare.clone().map(|trace| trace.with_state("a=1"));
+    for (trace, expected) in [(whole, [Some(named), Some("a=1")]), (bare, [Some(named), None]), (None, [None, None])] {
+        client.infer(Api::Chat, Bytes::new(), trace.as_ref()).await.expect("an answer");
+        let seen = server.last().head;
+        for (name, value) in [Trace::HEADER, Trace::STATE_HEADER].into_iter().zip(expected) {
+            let found = seen.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+            assert_eq!(found, value, "{seen}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn every_status_in_ollamas_form_is_an_answer() {
     let server = Server::start(|_| whole(404, "application/json", r#"{"error":"model 'x' not found"}"#)).await;
-    let response = client(&server.url).infer(Api::Chat, Bytes::new()).await.expect("an answer");
+    let response = client(&server.url).infer(Api::Chat, Bytes::new(), None).await.expect("an answer");
     assert_eq!(response.status, 404);
 }
 
@@ -56,7 +73,7 @@ async fn html_and_garbage_are_no_ollama_and_the_error_names_the_content_type() {
     let server = Server::start(|_| whole(200, "text/html; charset=utf-8", "<html>router</html>")).await;
     for error in [
         client(&server.url).version().await.expect_err("HTML"),
-        client(&server.url).infer(Api::Chat, Bytes::new()).await.map(|_| ()).expect_err("HTML"),
+        client(&server.url).infer(Api::Chat, Bytes::new(), None).await.map(|_| ()).expect_err("HTML"),
     ] {
         assert!(matches!(error, RuntimeError::NotOllama { .. }), "{error}");
         assert!(error.to_string().contains("text/html"), "{error}");
@@ -75,7 +92,7 @@ async fn a_runtime_that_breaks_down_at_a_question_is_one_all_the_same() {
     let server = Server::start(move |_| Reply::Bytes(bare.as_bytes().to_vec())).await;
     for error in [
         client(&server.url).version().await.expect_err("it broke down"),
-        client(&server.url).infer(Api::Chat, Bytes::new()).await.map(|_| ()).expect_err("it broke down"),
+        client(&server.url).infer(Api::Chat, Bytes::new(), None).await.map(|_| ()).expect_err("it broke down"),
     ] {
         assert!(matches!(error, RuntimeError::Refused { status: 500, .. }), "{error}");
         assert!(error.to_string().contains("the log of the runtime"), "{error}");
@@ -91,7 +108,7 @@ async fn another_ollamax_is_refused() {
     let client = client(&server.url);
     let error = client.version().await.expect_err("refused");
     assert!(matches!(&error, RuntimeError::IsOllamaMax { node, .. } if node == "n2"), "{error}");
-    let error = client.infer(Api::Chat, Bytes::new()).await.map(|_| ()).expect_err("refused");
+    let error = client.infer(Api::Chat, Bytes::new(), None).await.map(|_| ()).expect_err("refused");
     assert!(matches!(error, RuntimeError::IsOllamaMax { .. }), "{error}");
 }
 
@@ -100,7 +117,7 @@ async fn nothing_listening_is_unreachable_and_has_not_started() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = Url::parse(&format!("http://{}/", listener.local_addr().expect("bound"))).expect("a URL");
     drop(listener);
-    let error = client(&url).infer(Api::Chat, Bytes::new()).await.map(|_| ()).expect_err("refused");
+    let error = client(&url).infer(Api::Chat, Bytes::new(), None).await.map(|_| ()).expect_err("refused");
     assert!(matches!(error, RuntimeError::Unreachable { is_refused: true, .. }), "{error}");
     assert!(!error.has_started());
     assert!(error.to_string().to_lowercase().contains("refused"), "{error}");
@@ -111,7 +128,7 @@ async fn a_body_that_breaks_off_is_an_error_and_never_a_short_answer() {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n";
     let cut = format!("{head}5\r\n{{\"a\":\r\n");
     let server = Server::start(move |_| Reply::Bytes(cut.clone().into_bytes())).await;
-    let response = client(&server.url).infer(Api::Chat, Bytes::new()).await.expect("a head");
+    let response = client(&server.url).infer(Api::Chat, Bytes::new(), None).await.expect("a head");
     let parts: Vec<_> = response.body.collect().await;
     assert_eq!(parts.first(), Some(&Ok(Bytes::from_static(b"{\"a\":"))));
     assert!(matches!(parts.last(), Some(Err(_))), "{parts:?}");
@@ -123,7 +140,7 @@ async fn a_line_arrives_before_the_next_one_is_written() {
     let first = format!("{head}3\r\n{{}}\n\r\n");
     let server = Server::start(move |_| Reply::Hold(first.clone().into_bytes())).await;
     let client = client(&server.url);
-    let mut response = client.infer(Api::Chat, Bytes::new()).await.expect("a head");
+    let mut response = client.infer(Api::Chat, Bytes::new(), None).await.expect("a head");
     assert_eq!(response.body.next().await, Some(Ok(Bytes::from_static(b"{}\n"))));
     assert_eq!(client.in_flight(), 1);
     drop(response);

@@ -133,7 +133,7 @@ async fn what_a_request_loads_is_seen_before_the_next_interval() {
     let world = World::start(Some(server.url.as_str()), config, Path::new("/nowhere"));
     world.wait_for("found", |report| report.state == RuntimeState::Up && report.resident.is_empty()).await;
     let client = world.handle.client().expect("a runtime");
-    let response = client.infer(Api::Chat, Bytes::new()).await.expect("an answer");
+    let response = client.infer(Api::Chat, Bytes::new(), None).await.expect("an answer");
     world.wait_for("loaded", |report| report.resident.len() == 1).await;
     drop(response);
     world.end().await;

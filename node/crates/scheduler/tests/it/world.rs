@@ -88,6 +88,7 @@ pub(crate) fn down(why: &str) -> RuntimeReport {
 pub(crate) fn request() -> InferenceRequest {
     InferenceRequest {
         id: RequestId("r".to_owned()),
+        trace: None,
         api: Api::Chat,
         model: "M:latest".parse().expect("valid"),
         digest: None,

@@ -60,7 +60,7 @@ fn catalogue(tools: Vec<Tool>) -> Catalogue {
 }
 
 fn caller(principal: Principal) -> Caller {
-    Caller { principal, request: Default::default() }
+    Caller { principal, request: Default::default(), trace: None }
 }
 
 async fn code(catalogue: &Catalogue, name: &str, arguments: Value) -> Result<Value, ErrorCode> {
@@ -152,6 +152,24 @@ async fn who_calls_too_often_is_told_when_to_try_again_and_nobody_else_is_hurt()
 }
 
 #[tokio::test(start_paused = true)]
+async fn as_many_calls_of_a_caller_and_a_tool_run_at_once_as_may_and_nobody_else_is_hurt() {
+    let hangs = Tool::new(spec("hangs", "a"), |_, _: Asked| pending::<Result<Asked, ToolError>>().boxed());
+    let all = catalogue(vec![hangs.expect("declared well"), echo(spec("look", "a"))]);
+    let asked = || json!({"name": "m"});
+    let call = |principal: Principal| Box::pin(all.call(caller(principal), "hangs", asked()));
+    let mut running: Vec<_> = (0..AT_ONCE_MAX).map(|_| call(Principal::loopback())).collect();
+    for running in &mut running {
+        assert!(running.as_mut().now_or_never().is_none(), "it hangs");
+    }
+    let Err(CallError::Failed(error)) = call(Principal::loopback()).await else { panic!("it is one too many") };
+    assert_eq!((error.code, error.retry_after), (ErrorCode::Overloaded, Some(PLACE_WAIT)));
+    assert_eq!(code(&all, "look", asked()).await, Ok(asked()));
+    assert!(call(Principal::of_socket(1)).now_or_never().is_none(), "another caller's call runs");
+    drop(running.pop());
+    assert_eq!(code(&all, "hangs", asked()).await, Err(ErrorCode::DeadlineExceeded));
+}
+
+#[tokio::test(start_paused = true)]
 async fn calls_that_are_refused_and_calls_of_nothing_count_as_calls() {
     let limits = Limits { calls_per_minute: 2, ..Limits::READ };
     let all = catalogue(vec![echo(Spec { limits, ..spec("look", "a") }), echo(Spec { limits, ..managing("change") })]);
@@ -180,6 +198,8 @@ async fn calls_that_are_refused_and_calls_of_nothing_count_as_calls() {
 #[serde(deny_unknown_fields)]
 struct Long {
     name: String,
+    #[schemars(range(min = 0, max = 9))]
+    priority: Option<u8>,
     dry_run: Option<bool>,
     idempotency_key: Option<String>,
 }
@@ -267,6 +287,22 @@ async fn long_work_is_a_task_and_a_dry_run_is_answered_at_once() {
     let Err(CallError::Failed(error)) = large else { panic!("{large:?}") };
     assert_eq!(error.code, ErrorCode::BodyTooLarge);
     assert_eq!(tasks.tasks().len(), 1);
+}
+
+#[tokio::test]
+async fn a_task_has_the_priority_that_its_call_says_and_the_usual_one_where_it_says_none() {
+    let (all, tasks) = with_tasks(vec![long(LONG)]);
+    for (said, expected) in [(json!(9), 9), (json!(0), 0), (Value::Null, TASK_PRIORITY_USUAL)] {
+        let task = opened(&all, "make", json!({"name": "m", "priority": said})).await;
+        assert_eq!(task.priority, expected, "{said}");
+        let asked = tasks.asked(&task.id).expect("it was asked for");
+        assert_eq!(asked.priority, expected, "{said}");
+    }
+    for wrong in [json!(10), json!(-1), json!("high")] {
+        let refused = start(&all, "make", json!({"name": "m", "priority": wrong})).await;
+        let Err(CallError::Failed(error)) = refused else { panic!("{refused:?}") };
+        assert_eq!(error.code, ErrorCode::BadRequest);
+    }
 }
 
 #[tokio::test]

@@ -129,7 +129,7 @@ impl MemTasks {
             plan: asked.plan.clone(),
             tool: asked.tool.to_owned(),
             status: if asked.needs_approval { "waiting" } else { "queued" }.to_owned(),
-            priority: 5,
+            priority: asked.priority,
             subject: by.principal.subject().to_string(),
             created_at: format!("1970-01-01T00:00:{:02}Z", kept.tasks.len() % 60),
             ..TaskView::default()

@@ -29,7 +29,7 @@ fn catalogue(ports: &MemPorts) -> Catalogue {
 }
 
 async fn call(ports: &MemPorts, by: Principal, tool: &str, arguments: Value) -> Result<Value, ErrorCode> {
-    let caller = Caller { principal: by, request: Default::default() };
+    let caller = Caller { principal: by, request: Default::default(), trace: None };
     match catalogue(ports).call(caller, tool, arguments).await {
         Ok(value) => Ok(value),
         Err(CallError::Failed(error)) => Err(error.code),

@@ -20,7 +20,7 @@ fn catalogue(ports: &MemPorts) -> Catalogue {
 }
 
 fn caller() -> Caller {
-    Caller { principal: Principal::of_socket(1), request: RequestId::default() }
+    Caller { principal: Principal::of_socket(1), request: RequestId::default(), trace: None }
 }
 
 async fn start(ports: &MemPorts, tool: &str, arguments: Value) -> Result<Started, ErrorCode> {

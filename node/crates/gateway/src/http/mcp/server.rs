@@ -19,15 +19,16 @@ use rmcp::{ErrorData, RoleServer, ServerHandler};
 use serde_json::Value;
 use tracing::{Instrument as _, Span};
 
+use ollamax_security::draw_span;
 use ollamax_tools::{Call, Caller, Progress, Started, Tool};
-use ollamax_types::ErrorCode as Refused;
+use ollamax_types::{ErrorCode as Refused, Trace};
 
 use super::approval::Round;
 use super::listen;
 use super::progress::Hearer;
 use super::state::Seal;
 use super::tasks::{self, Client, told};
-use crate::http::trace::Trace;
+use crate::http::trace;
 use crate::toolbox::Toolbox;
 
 /// How long a list may be thought to hold: it changes with the release and the configuration alone.
@@ -137,10 +138,13 @@ pub(super) fn caller_of(context: &RequestContext<RoleServer>) -> Result<Caller, 
     caller.cloned().ok_or_else(|| ErrorData::internal_error("the request has no caller", None))
 }
 
-/// What has the lines of a call tell of the trace that its client names.
-fn span_of(context: &RequestContext<RoleServer>) -> Span {
+/// What has the lines of a call tell of the trace that its client names, and the trace as it goes on from the call.
+fn traced(context: &RequestContext<RoleServer>) -> (Span, Option<Trace>) {
     let headers = context.extensions.get::<Head>().map(|head| &head.headers);
-    Trace::of(context.meta.get_traceparent(), headers).map_or_else(Span::none, |trace| trace.span())
+    let said = trace::of(context.meta.get_traceparent(), context.meta.get_tracestate(), headers);
+    let Some(said) = said else { return (Span::none(), None) };
+    let own = draw_span(&said);
+    (trace::span(&said, &own), Some(own))
 }
 
 /// Whether a request is of a revision without a handshake. In these alone a client carries a state to the next one.
@@ -189,7 +193,8 @@ impl ServerHandler for Server {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        let (caller, client) = (caller_of(&context)?, Client::of(&context));
+        let (span, trace) = traced(&context);
+        let (caller, client) = (Caller { trace, ..caller_of(&context)? }, Client::of(&context));
         let CallToolRequestParams { name, arguments, request_state, input_responses, .. } = request;
         let tool = self.tools.catalogue().find(&name);
         let arguments = Value::Object(tasks::with_key(tool, arguments.unwrap_or_default(), &context.meta));
@@ -205,7 +210,7 @@ impl ServerHandler for Server {
             }
             self.answer(caller, client, &name, arguments, progress).await
         };
-        let call = call.instrument(span_of(&context));
+        let call = call.instrument(span);
         let answer = tokio::select! {
             biased;
             // A caller who left has no use for the answer; dropping the call ends it, and leaves a task that it began.

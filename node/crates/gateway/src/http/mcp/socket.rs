@@ -51,7 +51,7 @@ async fn admit(request: Request) -> Result<Admitted, Refusal> {
     let (mut head, sent) = request.into_parts();
     let SocketUser(uid) = head.extensions.get::<SocketUser>().copied().ok_or_else(Refusal::not_local)?;
     let request_id = head.extensions.get::<RequestId>().cloned().unwrap_or_default();
-    head.extensions.insert(Caller { principal: Principal::of_socket(uid), request: request_id });
+    head.extensions.insert(Caller { principal: Principal::of_socket(uid), request: request_id, trace: None });
     let is_json = is_json(&head.headers);
     // Without a message there is nothing to check; the protocol refuses what is no POST.
     let mut bytes = Bytes::new();
