@@ -224,6 +224,7 @@ mod tests {
             index,
             deviating: deviating.iter().copied().map(NodeId).collect(),
             undecided,
+            change: 0,
         };
         let check = |alarm: &Alarm, works, detail| check(state(NodeId(2), alarm), works, Needed::Shown, detail);
         check(&alarm(0, &[], false), true, "not compared yet");

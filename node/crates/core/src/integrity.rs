@@ -63,6 +63,8 @@ pub struct Alarm {
     pub deviating: BTreeSet<NodeId>,
     /// The voters' states differ, and nobody can tell whose is wrong.
     pub undecided: bool,
+    /// Grows with each change of what is known, so that what comes late is told from what is new.
+    pub change: u64,
 }
 
 // === impl Reports ===
@@ -147,11 +149,11 @@ impl Alarm {
         let nothing = Judgement { index: self.index, undecided: self.undecided, ..Judgement::default() };
         let judgement = judgement.unwrap_or(&nothing);
         let known = self.deviating.difference(&judgement.agreeing).chain(&judgement.deviating);
-        Self {
-            index: judgement.index,
-            deviating: known.copied().filter(|node| nodes.contains(node)).collect(),
-            undecided: judgement.undecided && voters.len() > 1,
-        }
+        let deviating: BTreeSet<NodeId> = known.copied().filter(|node| nodes.contains(node)).collect();
+        let undecided = judgement.undecided && voters.len() > 1;
+        let is_news = deviating != self.deviating || undecided != self.undecided;
+        let change = self.change.saturating_add(u64::from(is_news));
+        Self { index: judgement.index, deviating, undecided, change }
     }
 }
 
@@ -238,13 +240,19 @@ mod tests {
     #[test]
     fn an_alarm_stays_until_a_comparison_or_a_departure_ends_it() {
         let (nodes, voters) = (ids(&[1, 2, 3, 4]), ids(&[1, 2, 3]));
-        let alarm = |index, deviating: &[u64], undecided| Alarm { index, deviating: ids(deviating), undecided };
+        let alarm =
+            |index, deviating: &[u64], undecided| Alarm { index, deviating: ids(deviating), undecided, change: 7 };
+        let news = |before: &Alarm, expected: Alarm| {
+            let is_news = (&before.deviating, before.undecided) != (&expected.deviating, expected.undecided);
+            Alarm { change: before.change + u64::from(is_news), ..expected }
+        };
         let check = |before: &Alarm, judgement: Option<Judgement>, expected: Alarm| {
-            assert_eq!(before.after(judgement.as_ref(), &nodes, &voters), expected, "{before:?} {judgement:?}");
+            let found = before.after(judgement.as_ref(), &nodes, &voters);
+            assert_eq!(found, news(before, expected), "{before:?} {judgement:?}");
         };
         let (silent, raised) = (Alarm::default(), alarm(9, &[3], false));
         assert!(!silent.is_raised() && raised.is_raised() && alarm(9, &[], true).is_raised());
-        check(&silent, None, alarm(0, &[], false));
+        check(&silent, None, Alarm { change: 0, ..alarm(0, &[], false) });
         check(&silent, judgement(9, &[1, 2], &[3], false), raised.clone());
         check(&raised, None, raised.clone());
         check(&raised, judgement(12, &[1, 2], &[], false), alarm(12, &[3], false)); // nothing new of 3
@@ -254,7 +262,7 @@ mod tests {
         check(&alarm(9, &[3], true), None, alarm(9, &[3], true));
         check(&alarm(9, &[3], true), judgement(12, &[1, 2, 3], &[], false), alarm(12, &[], false));
         let alone = alarm(9, &[3], true).after(None, &ids(&[1]), &ids(&[1]));
-        assert_eq!(alone, alarm(9, &[], false), "the others have left");
+        assert_eq!(alone, Alarm { change: 8, ..alarm(9, &[], false) }, "the others have left");
     }
 
     #[test]

@@ -36,6 +36,8 @@ struct Known {
     reports: Reports,
     /// What stands.
     alarm: Alarm,
+    /// The term whose leader said so.
+    term: u64,
 }
 
 /// Whether a node's state may be shown, as far as is known at each moment.
@@ -106,9 +108,15 @@ impl Integrity {
         known.alarm.after(judgement.as_ref(), &group.nodes, &group.voters)
     }
 
-    /// Lets an alarm stand. Gives the one that stood before, when something else than the index has changed.
-    pub(crate) fn stand(&self, alarm: Alarm) -> Option<Alarm> {
-        let before = std::mem::replace(&mut self.known().alarm, alarm.clone());
+    /// Lets an alarm of the leader of this term stand, unless a newer one is known: messages overtake each other. Gives
+    /// the one that stood before, when something else than the index has changed.
+    pub(crate) fn stand(&self, term: u64, alarm: Alarm) -> Option<Alarm> {
+        let mut known = self.known();
+        if (term, alarm.change) < (known.term, known.alarm.change) {
+            return None;
+        }
+        known.term = term;
+        let before = std::mem::replace(&mut known.alarm, alarm.clone());
         let same = before.deviating == alarm.deviating && before.undecided == alarm.undecided;
         (!same).then_some(before)
     }
@@ -152,7 +160,8 @@ impl Handle {
             voters: membership.voter_ids().map(NodeId).collect(),
             answering: heard.map(|follower| follower.node).chain([self.node()]).collect(),
         };
-        self.take_alarm(self.0.integrity.compare(self.node(), &self.state_marks(), &group));
+        let alarm = self.0.integrity.compare(self.node(), &self.state_marks(), &group);
+        self.take_alarm(metrics.current_term, alarm);
     }
 
     /// A node whose state differs does not stand for election, unless nobody has led for long: its log may be the only
@@ -164,9 +173,10 @@ impl Handle {
         }
     }
 
-    /// Lets an alarm stand, the leader's or this node's own as the leader, and tells what is new of it, once.
-    pub(crate) fn take_alarm(&self, alarm: Alarm) {
-        let Some(before) = self.0.integrity.stand(alarm.clone()) else { return };
+    /// Lets an alarm stand, of the leader of this term or this node's own as the leader, and tells what is new of it,
+    /// once.
+    pub(crate) fn take_alarm(&self, term: u64, alarm: Alarm) {
+        let Some(before) = self.0.integrity.stand(term, alarm.clone()) else { return };
         let me = self.node();
         // It votes until the leader has taken its vote: its log is sound, and the others may need it to elect.
         self.0.raft.runtime_config().elect(!self.0.integrity.alarm().deviating.contains(&me));
@@ -233,18 +243,30 @@ mod tests {
         integrity.heard(NodeId(3), &[mark(9, 2)]);
         let raised = integrity.compare(NodeId(1), &[mark(9, 1)], &all);
         assert_eq!((raised.index, &raised.deviating), (9, &ids(&[3])));
-        assert_eq!(integrity.stand(raised.clone()), Some(Alarm::default()), "it is news");
+        assert_eq!(integrity.stand(1, raised.clone()), Some(Alarm::default()), "it is news");
         integrity.heard(NodeId(2), &[mark(10, 4)]);
         let later = integrity.compare(NodeId(1), &[mark(10, 4)], &all);
         assert_eq!((later.index, &later.deviating), (10, &ids(&[3])));
-        assert_eq!(integrity.stand(later), None, "it is no news");
+        assert_eq!(integrity.stand(1, later), None, "it is no news");
         integrity.heard(NodeId(3), &[mark(10, 4)]);
         let healed = integrity.compare(NodeId(1), &[], &all);
         assert!(!healed.is_raised(), "{healed:?}");
         // Another one, who then leaves.
-        integrity.stand(raised);
+        integrity.stand(1, raised);
         let without = integrity.compare(NodeId(1), &[], &group(&[1, 2]));
         assert!(!without.is_raised(), "{without:?}");
+    }
+
+    #[test]
+    fn what_a_leader_said_before_is_no_news_when_it_comes_late() {
+        let integrity = Integrity::default();
+        let raised = Alarm { index: 16, deviating: ids(&[2]), undecided: false, change: 1 };
+        let healed = Alarm { index: 20, change: 2, ..Alarm::default() };
+        assert_eq!(integrity.stand(3, raised.clone()), Some(Alarm::default()));
+        assert_eq!(integrity.stand(3, healed.clone()), Some(raised.clone()));
+        assert_eq!((integrity.stand(3, raised.clone()), integrity.alarm()), (None, healed.clone()), "overtaken");
+        // The next leader goes by what it was told, which may be less.
+        assert_eq!((integrity.stand(4, raised.clone()), integrity.alarm()), (Some(healed), raised));
     }
 
     #[test]

@@ -31,14 +31,15 @@ impl Handle {
                 if !is_heartbeat {
                     self.0.store.check_room()?;
                 }
-                let committed = known_by_leader(append.vote.leader_id().term(), append.leader_commit.as_ref());
+                let term = append.vote.leader_id().term();
+                let committed = known_by_leader(term, append.leader_commit.as_ref());
                 let reply = self.0.raft.append_entries(append).await.map_err(fatal)?;
                 let mut marks = Vec::new();
                 if !matches!(reply, openraft::raft::AppendEntriesResponse::HigherVote(_)) {
                     self.0.contact.heard(leader);
                     self.0.contact.heard_committed(committed, *self.0.changes.borrow());
                     if let Some(alarm) = alarm.filter(|alarm| alarm.index > 0) {
-                        self.take_alarm(alarm);
+                        self.take_alarm(term, alarm);
                     }
                     if is_heartbeat {
                         marks = self.state_marks();

@@ -208,13 +208,14 @@ fn encode_append(append: &AppendEntriesRequest<Types>, alarm: Option<Alarm>) -> 
             index: alarm.index,
             deviating: alarm.deviating.into_iter().map(|node| node.0).collect(),
             undecided: alarm.undecided,
+            change: alarm.change,
         }),
     }
 }
 
 fn decode_alarm(wire: disk::RaftAlarm) -> Alarm {
-    let disk::RaftAlarm { index, deviating, undecided } = wire;
-    Alarm { index, deviating: deviating.into_iter().map(NodeId).collect(), undecided }
+    let disk::RaftAlarm { index, deviating, undecided, change } = wire;
+    Alarm { index, deviating: deviating.into_iter().map(NodeId).collect(), undecided, change }
 }
 
 fn decode_append(wire: disk::RaftAppend) -> Result<AppendEntriesRequest<Types>, RecordError> {

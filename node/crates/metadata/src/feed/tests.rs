@@ -151,7 +151,7 @@ async fn nobody_is_told_anything_while_the_state_differs_from_that_of_the_majori
     let mut watcher = Watcher::new(feed.clone(), changes, integrity.agreement(NodeId(3)), all(), None);
     let alarm = |nodes: &[u64]| {
         let deviating = nodes.iter().copied().map(NodeId).collect();
-        integrity.stand(Alarm { index: 4, deviating, undecided: false });
+        integrity.stand(1, Alarm { index: 4, deviating, ..Alarm::default() });
     };
     feed.add(vec![event(3, "user/a", 1)], 4);
     alarm(&[2]);

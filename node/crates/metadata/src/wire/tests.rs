@@ -51,7 +51,7 @@ fn appends_read_back_with_their_indexes() {
 
 #[test]
 fn an_append_carries_what_the_leader_knows_of_states_that_differ() {
-    let raised = Alarm { index: 2_048, deviating: [NodeId(2), NodeId(3)].into(), undecided: true };
+    let raised = Alarm { index: 2_048, deviating: [NodeId(2), NodeId(3)].into(), undecided: true, change: 3 };
     for alarm in [None, Some(Alarm { index: 7, ..Alarm::default() }), Some(raised)] {
         let request = Request::Append { append: append(), alarm: alarm.clone() };
         let Request::Append { alarm: read, .. } = again(request) else { unreachable!("an append went in") };
