@@ -23,7 +23,7 @@ use ollamax_types::ErrorCode;
 use super::era::{self, Era};
 use super::exchange::{Outcome, Sent, Ways, exchange};
 use super::hints::{self, Hints, Keys, Known};
-use super::message::{self, INTERNAL_ERROR, INVALID_PARAMS, Params, Request};
+use super::message::{self, INTERNAL_ERROR, INVALID_PARAMS, Request};
 use super::nodes::Nodes;
 use super::telling::{Out, Telling};
 use crate::output;
@@ -110,7 +110,8 @@ impl Bridge {
         let answer = match (era, request.method.as_str()) {
             (Era::Handshake, "ping") => message::result(&request.id, json!({})),
             (Era::Handshake, "initialize") => {
-                let discovered = self.own("server/discover", &era::client_of(&request.params)).await;
+                let asked = era::own_request("server/discover", &era::client_of(&request.params));
+                let discovered = self.own(&asked).await.map(|(_, discovered)| discovered);
                 message::result(&request.id, era::initialized(&request.params, discovered.as_ref()))
             }
             _ => {
@@ -214,8 +215,7 @@ impl Bridge {
         if nodes.is_empty() {
             return pending().await;
         }
-        let params = era::modernised(Params::new(), &era::own_name());
-        let request = Request { id: Value::Null, method: "server/discover".to_owned(), params };
+        let request = era::sign_of_life();
         loop {
             sleep(LOOK_EACH).await;
             for node in nodes {
@@ -320,8 +320,7 @@ impl Bridge {
             Ok(Err(error)) => return Outcome::NotBegun(error.to_string(), None),
             Err(_) => return Outcome::NotBegun(format!("no connection within {} ms", left.as_millis()), None),
         };
-        let id = self.asked.fetch_add(1, Ordering::Relaxed);
-        let sent = Sent { id, method: request.method.clone(), params: request.params.clone() };
+        let sent = self.sent(request);
         // What is remembered of a connection is large.
         let asking = Box::pin(exchange(way, &sent, telling));
         tokio::select! {
@@ -351,11 +350,15 @@ impl Bridge {
     /// and a connection whose other end has gone breaks by itself.
     async fn look(&self, node: usize) {
         if let Ok(way) = self.ways.connect(node).await {
-            let id = self.asked.fetch_add(1, Ordering::Relaxed);
-            let params = era::modernised(Params::new(), &era::own_name());
-            let sent = Sent { id, method: "server/discover".to_owned(), params };
+            let sent = self.sent(&era::sign_of_life());
             drop(Box::pin(exchange(way, &sent, &mut Telling::nobody())).await);
         }
+    }
+
+    /// A request as a node gets it, under an id that no other one has.
+    fn sent(&self, request: &Request) -> Sent {
+        let id = self.asked.fetch_add(1, Ordering::Relaxed);
+        Sent { id, method: request.method.clone(), params: request.params.clone() }
     }
 
     fn answered(&self, node: usize, name: &str) {
@@ -378,31 +381,31 @@ impl Bridge {
         if let Some(hints) = self.known.of(tool) {
             return Some(hints);
         }
-        if self.known.is_missed(tool, Instant::now()) {
+        let now = Instant::now();
+        let next = self.nodes.choose(|_| true, now);
+        if self.known.is_missed(tool, next.is_some_and(|node| self.ways.has_own_rights(node)), now) {
             return None;
         }
-        let list = self.own("tools/list", client).await?;
+        let (node, list) = self.own(&era::own_request("tools/list", client)).await?;
         self.known.learn(&list);
         let hints = self.known.of(tool);
         if hints.is_none() {
             // So that it is not looked for at each call.
-            self.known.miss(tool, Instant::now());
+            self.known.miss(tool, self.ways.has_own_rights(node), Instant::now());
         }
         hints
     }
 
-    /// The result of a request of this process's own; nothing where there is none in time.
-    async fn own(&self, method: &str, client: &Value) -> Option<Value> {
-        let params = era::modernised(Params::new(), client);
-        let request = Request { id: Value::Null, method: method.to_owned(), params };
+    /// The result of a request of this process's own, and the node that told it; nothing where there is none in time.
+    async fn own(&self, request: &Request) -> Option<(usize, Value)> {
         let mut search = Search::begin(Vec::new(), Instant::now());
         search.ends_at = Instant::now() + OWN_SEARCH_MAX;
         while let Some(node) = self.next(&mut search).await {
             let (name, mut telling) = (self.ways.name(node), Telling::nobody());
-            match timeout(OWN_MAX, self.ask_at(node, &request, search.ends_at, &mut telling)).await {
+            match timeout(OWN_MAX, self.ask_at(node, request, search.ends_at, &mut telling)).await {
                 Ok(Outcome::Answered(mut answer)) => {
                     self.answered(node, &name);
-                    return answer.get_mut("result").map(Value::take);
+                    return answer.get_mut("result").map(|result| (node, result.take()));
                 }
                 Ok(Outcome::NotBegun(why, _) | Outcome::Unknown(why)) => self.failed(node, &name, &why),
                 Err(_) => self.failed(node, &name, &format!("no answer within {} ms", OWN_MAX.as_millis())),

@@ -80,6 +80,16 @@ pub(crate) fn modernised(mut params: Params, client: &Value) -> Params {
     params
 }
 
+/// What this program asks nodes for by itself, in the name of its assistant or in its own one.
+pub(crate) fn own_request(method: &str, client: &Value) -> Request {
+    Request { id: Value::Null, method: method.to_owned(), params: modernised(Params::new(), client) }
+}
+
+/// What a node is asked only to hear that it is there.
+pub(crate) fn sign_of_life() -> Request {
+    own_request("server/discover", &own_name())
+}
+
 /// A node's last word on a request, as an assistant of the handshake knows it.
 pub(crate) fn of_handshake(mut told: Value) -> Value {
     if let Some(result) = told.get_mut("result").and_then(Value::as_object_mut) {

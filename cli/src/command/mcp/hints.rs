@@ -17,7 +17,7 @@ use super::message::{Params, Request};
 
 /// Tools that are remembered.
 const TOOLS_MAX: usize = 4_096;
-/// How long a tool that stands in no list is not looked for again: another node, or a later one, may have it.
+/// How long a tool that stands in no list is not looked for again: another node, or a later release, may have it.
 const MISSED_FOR: Duration = Duration::from_secs(60);
 /// The argument that holds a key.
 const KEY: &str = "idempotency_key";
@@ -56,8 +56,16 @@ pub(crate) struct Hints {
 #[derive(Debug, Default)]
 pub(crate) struct Known {
     tools: Mutex<HashMap<String, Hints>>,
-    /// Until when tools that stood in no list are not looked for.
-    missed: Mutex<HashMap<String, Instant>>,
+    missed: Mutex<HashMap<String, Missed>>,
+}
+
+/// That a tool stood in no list.
+#[derive(Debug, Clone, Copy)]
+struct Missed {
+    /// Until when it is not looked for.
+    until: Instant,
+    /// The list was told to the caller's own rights: to others a shorter one is.
+    of_own_rights: bool,
 }
 
 /// Draws keys that nobody else draws: the system's randomness behind `RandomState`, and a count. They are no secrets.
@@ -94,19 +102,21 @@ impl Known {
         }
     }
 
-    /// Remembers for a while of a tool that it stood in no list.
-    pub(crate) fn miss(&self, name: &str, now: Instant) {
+    /// Remembers for a while of a tool that it did not stand in the list that was told, to the caller's own rights or to
+    /// fewer.
+    pub(crate) fn miss(&self, name: &str, of_own_rights: bool, now: Instant) {
         let mut missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
-        missed.retain(|_, until| *until > now);
+        missed.retain(|_, one| one.until > now);
         if missed.len() < TOOLS_MAX {
-            missed.insert(name.to_owned(), now + MISSED_FOR);
+            missed.insert(name.to_owned(), Missed { until: now + MISSED_FOR, of_own_rights });
         }
     }
 
-    /// Whether a tool stood in no list just now.
-    pub(crate) fn is_missed(&self, name: &str, now: Instant) -> bool {
+    /// Whether a tool stood in no list just now. What others were told says nothing where a list that is asked for now
+    /// would be told to the caller's own rights.
+    pub(crate) fn is_missed(&self, name: &str, would_be_of_own_rights: bool, now: Instant) -> bool {
         let missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
-        missed.get(name).is_some_and(|until| *until > now)
+        missed.get(name).is_some_and(|one| one.until > now && (one.of_own_rights || !would_be_of_own_rights))
     }
 
     /// What a tool said.
@@ -231,10 +241,25 @@ mod tests {
     #[test]
     fn a_tool_that_stood_in_no_list_is_looked_for_again_after_a_minute() {
         let (known, now) = (known(), Instant::now());
-        known.miss("hidden", now);
-        let is_missed = |name: &str, after_s: u64| known.is_missed(name, now + Duration::from_secs(after_s));
+        known.miss("hidden", true, now);
+        let is_missed = |name: &str, after_s: u64| known.is_missed(name, true, now + Duration::from_secs(after_s));
         assert!(is_missed("hidden", 59) && !is_missed("hidden", 60) && !is_missed("unheard_of", 0));
         assert_eq!(known.of("hidden"), None);
+    }
+
+    #[test]
+    fn a_list_that_others_were_told_counts_until_one_of_the_callers_own_may_be_had() {
+        let now = Instant::now();
+        let check = |of_own_rights: bool, would_be_of_own_rights: bool, expected: bool| {
+            let known = known();
+            known.miss("hidden", of_own_rights, now);
+            let found = known.is_missed("hidden", would_be_of_own_rights, now);
+            assert_eq!(found, expected, "{of_own_rights} {would_be_of_own_rights}");
+        };
+        check(true, true, true);
+        check(true, false, true);
+        check(false, false, true);
+        check(false, true, false);
     }
 
     #[test]

@@ -131,7 +131,10 @@ impl Node {
                 "instructions": "Ask.",
                 "_meta": {"io.modelcontextprotocol/serverInfo": {"name": "ollamax", "version": "9"}},
             }),
-            ("tools/list", _) => json!({"resultType": "complete", "ttlMs": 1, "tools": tools()}),
+            ("tools/list", _) => {
+                let is_own = self.is_own.load(Ordering::Relaxed);
+                json!({"resultType": "complete", "ttlMs": 1, "tools": tools(is_own)})
+            }
             ("tasks/get", _) if self.is_own.load(Ordering::Relaxed) => json!({"status": "working"}),
             ("tasks/get", _) => {
                 return Some((400, message::error(id, message::INVALID_PARAMS, "no such task", Value::Null)));
@@ -163,7 +166,7 @@ fn refused(code: &str, retryable: bool) -> Value {
     json!({"resultType": "complete", "content": [{"type": "text", "text": said.to_string()}], "isError": true})
 }
 
-fn tools() -> Value {
+fn tools(is_own: bool) -> Value {
     let tool = |name: &str, reads: bool, properties: Value| {
         json!({
             "name": name,
@@ -172,14 +175,19 @@ fn tools() -> Value {
         })
     };
     let key = json!({"idempotency_key": {"type": "string"}});
-    json!([
+    let mut all = vec![
         tool("reads", true, json!({})),
         tool("adds", false, json!({})),
-        tool("pulls", false, key),
+        tool("pulls", false, key.clone()),
         tool("administers", false, json!({})),
         tool("looks_up", true, json!({})),
         tool("turned_away", true, json!({})),
-    ])
+    ];
+    // Others are not told of it.
+    if is_own {
+        all.push(tool("tends", false, key));
+    }
+    Value::Array(all)
 }
 
 async fn answer(State(node): State<Arc<Node>>, request: axum::extract::Request) -> Response {
@@ -553,6 +561,27 @@ async fn that_a_tool_is_unknown_to_others_is_no_answer_while_its_caller_is_away(
     n1.become_so(Mood::Refusing);
     assistant.send(json!(11), "nonsense", modern(json!({}))).await;
     assert_eq!(assistant.hear().await["error"]["message"], "no such method");
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tool_that_others_are_not_told_of_is_looked_for_as_soon_as_its_caller_is_back() {
+    let (n1, n2) = (Hold::new("n1", false).of_caller(), Hold::new("n2", false));
+    n1.become_so(Mood::Refusing);
+    let mut assistant = Assistant::start(&[&n1, &n2]);
+    let key_of = |told: &Value| told["result"]["structuredContent"]["key"].clone();
+    for id in [7, 8] {
+        assistant.call(id, "tends").await;
+        assert_eq!(key_of(&assistant.hear().await), Value::Null, "nothing is known of it");
+    }
+    assert_eq!(n2.asked("tools/list").len(), 1, "it is not looked for at each call");
+    n1.become_so(Mood::Open);
+    // It has rested.
+    tokio::time::advance(Duration::from_secs(11)).await;
+    assistant.call(9, "tends").await;
+    let told = assistant.hear().await;
+    assert_eq!(told["result"]["structuredContent"]["node"], "n1", "{told}");
+    assert!(key_of(&told).is_string(), "{told}");
     assistant.end().await;
 }
 
