@@ -2,9 +2,10 @@
 //! tell, one message in each line.
 //!
 //! Always: nothing but messages is written; nothing is written of a request that was cancelled; a work that fails has
-//! answered; an assistant that does not read is still heard. It ends when the input does, at most [`ENDING`] later, and
-//! when who began it is gone; works that are left then are dropped, and with them their connections, by which nodes
-//! hear of it.
+//! answered; what is written under the id of a request that is worked at is of that request: a refusal of something else
+//! that has its id stands under none; an assistant that does not read is still heard. It ends when the input does, at
+//! most [`ENDING`] later, and when who began it is gone; works that are left then are dropped, and with them their
+//! connections, by which nodes hear of it.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -163,7 +164,8 @@ impl Desk {
             Line::Whole(line) => line,
             Line::TooLong(id) => {
                 let text = format!("the line has more than {} KiB; send less", LINE_BYTES_MAX >> 10);
-                return Some(message::error(&id.unwrap_or_default(), INVALID_REQUEST, text, Value::Null));
+                let told = message::error(&id.unwrap_or_default(), INVALID_REQUEST, text, Value::Null);
+                return Some(self.under_no_other_id(told));
             }
         };
         match message::read(&line) {
@@ -173,15 +175,15 @@ impl Desk {
                 None
             }
             Message::Note(_) => None,
-            Message::Refused(told) => Some(told),
+            Message::Refused(told) => Some(self.under_no_other_id(told)),
         }
     }
 
     /// Begins to work at a request; its refusal where that is not possible.
     fn begin(&mut self, request: Request) -> Option<Value> {
-        if self.under_way.values().any(|work| work.id == request.id) {
-            let text = "another request with this id has no answer yet";
-            return Some(message::error(&request.id, INVALID_REQUEST, text, Value::Null));
+        if self.is_under_way(&request.id) {
+            let text = format!("another request with the id {} has no answer yet; this one was not begun", request.id);
+            return Some(message::error(&Value::Null, INVALID_REQUEST, text, Value::Null));
         }
         if self.under_way.len() >= WORKS_MAX {
             let text = format!("{WORKS_MAX} requests have no answer yet, which is as many as may be");
@@ -199,6 +201,19 @@ impl Desk {
         let handle = self.works.spawn(answering);
         self.under_way.insert(work, Work { id, is_endless, handle });
         None
+    }
+
+    fn is_under_way(&self, id: &Value) -> bool {
+        self.under_way.values().any(|work| work.id == *id)
+    }
+
+    /// A refusal, under its id unless a request is worked at that has the same one: whoever waits for that would take
+    /// the refusal for its answer.
+    fn under_no_other_id(&self, mut told: Value) -> Value {
+        if self.is_under_way(&told["id"]) {
+            told["id"] = Value::Null;
+        }
+        told
     }
 
     fn cancel(&mut self, id: &Value) {

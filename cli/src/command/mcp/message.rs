@@ -1,6 +1,7 @@
 //! One line of the assistant, read: a request, a word that ends one, or what is refused. And the errors it is told.
 //!
-//! Always: an error carries the id of its request where that could be read, and null where it could not.
+//! Always: an error that is made here carries the id of its request where that could be read, and null where it could
+//! not.
 
 use serde_json::{Map, Value, json};
 

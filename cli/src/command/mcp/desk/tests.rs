@@ -784,16 +784,28 @@ async fn what_is_no_message_is_refused_and_nothing_behind_it_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_id_that_has_no_answer_yet_is_not_taken_twice() {
-    let mut n1 = Hold::new("n1", true);
+async fn an_id_that_has_no_answer_yet_is_not_taken_twice_and_nothing_else_is_told_under_it() {
+    let mut n1 = Hold::new("n1", false);
     let mut assistant = Assistant::start(&[&n1]);
-    assistant.call(7, "adds").await;
+    assistant.call(7, "steps").await;
+    let stream = n1.stream().await;
     n1.call().await;
-    assistant.call(7, "adds").await;
-    let told = assistant.hear().await;
-    assert_eq!((&told["id"], &told["error"]["code"]), (&json!(7), &json!(-32_600)), "{told}");
+    let call = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": "adds"}});
+    let long = json!({"jsonrpc": "2.0", "id": 7, "method": "ping", "params": {"x": "x".repeat(LINE_BYTES_MAX)}});
+    let broken = json!({"jsonrpc": "1.0", "id": 7, "method": "ping"});
+    for (line, words) in [(call, "with the id 7 "), (long, "the line has more than "), (broken, "JSON-RPC 2.0")] {
+        assistant.write(format!("{line}\n").as_bytes()).await;
+        let told = assistant.hear().await;
+        assert_eq!((&told["id"], &told["error"]["code"]), (&Value::Null, &json!(-32_600)), "{told}");
+        assert!(told["error"]["message"].as_str().is_some_and(|text| text.contains(words)), "{told}");
+    }
     assert_eq!(n1.asked("tools/call").len(), 1);
-    // It ends although a call has no end.
+    // The first one has its answer, and its id is free then.
+    stream.tell(message::result(&stream.asked["id"], json!({"content": []}))).await;
+    let told = assistant.hear().await;
+    assert_eq!((&told["id"], &told["result"]["content"]), (&json!(7), &json!([])), "{told}");
+    assistant.call(7, "adds").await;
+    assert_eq!(assistant.node_of(7).await, "n1");
     assistant.end().await;
 }
 
