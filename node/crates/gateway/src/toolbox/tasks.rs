@@ -210,7 +210,7 @@ impl Toolbox {
         let (id, status) = (&task.id, &task.status);
         let (message, next) = if status == "cancelled" && task.attempt == 0 {
             let message = format!("it was not approved, and nothing was done; task {id} is cancelled");
-            (message, "call the tool again to be asked again".to_owned())
+            (message, "to be asked again, call the tool again, with another idempotency_key if it had one".to_owned())
         } else {
             let message = format!("the question had the answer yes before; task {id} is {status}");
             (message, format!("ollamax task cancel {id}"))

@@ -176,12 +176,15 @@ async fn an_answer_counts_once_whatever_keys_come_with_it_and_a_key_once_however
         let again = ask(&one, with_key(answer(&first, yes()), key)).await;
         assert_eq!(again["result"]["structuredContent"], found["result"]["structuredContent"], "{again}");
     }
-    // As a client does that heard nothing of all that, and begins anew with its key.
-    let second = state_of(&ask(&one, with_key(json!({}), json!("a"))).await);
-    assert_ne!(second, first);
-    let again = ask(&one, with_key(answer(&second, yes()), json!("a"))).await;
+    // As a client does that heard nothing of all that, and begins anew with its key: nobody is asked twice.
+    let again = ask(&one, with_key(json!({}), json!("a"))).await;
     assert_eq!(again["result"]["structuredContent"], found["result"]["structuredContent"], "{again}");
     assert_eq!(statuses(&tasks), ["completed"]);
+    // Of other arguments, and by another user, it is another call, about which somebody is asked.
+    let other = json!({"arguments": {"name": "n", "idempotency_key": "a"}});
+    assert_ne!(state_of(&ask(&one, other).await), first);
+    let others = asked(&one, 7, json!({"elicitation": {}}), with_key(json!({}), json!("a"))).await;
+    assert_ne!(state_of(&others), first);
     // A question without a key is a call of its own, whatever comes with its answer.
     let third = question(&one).await;
     let (other, ()) = tokio::join!(ask(&one, with_key(answer(&third, yes()), json!("a"))), work_at(&tasks));
@@ -274,10 +277,30 @@ async fn a_call_with_a_key_is_one_call_however_often_its_user_is_asked() {
         found["result"]["requestState"].as_str().expect("a state").to_owned()
     };
     let (first, second) = (question().await, question().await);
+    assert_ne!(first, second);
     let (found, ()) = tokio::join!(ask(&one, answer(&first, yes())), work_at(&tasks));
     let again = ask(&one, answer(&second, yes())).await;
     assert_eq!(again["result"]["structuredContent"], found["result"]["structuredContent"], "{again}");
     assert_eq!(statuses(&tasks), ["completed"]);
+}
+
+#[tokio::test]
+async fn a_call_whose_key_was_denied_is_told_so_and_one_that_waits_is_asked_about() {
+    let (tasks, keys) = (MemTasks::default(), MemKeys::draw());
+    let one = node(&tasks, Some(&keys));
+    let keyed = || json!({"arguments": {"name": "m", "idempotency_key": "k"}});
+    // As a client does that cannot ask: its task waits.
+    let found = asked(&one, 0, json!({}), keyed()).await;
+    assert_eq!(found["result"]["structuredContent"]["task"]["status"], "waiting", "{found}");
+    let found = ask(&one, keyed()).await;
+    let state = found["result"]["requestState"].as_str().expect("a state");
+    let mut denied = answer(state, json!({"action": "decline"}));
+    denied["arguments"] = keyed()["arguments"].clone();
+    let found = refusal(&ask(&one, denied).await);
+    assert!(found["message"].as_str().is_some_and(|text| text.contains("it was not approved")), "{found}");
+    let found = refusal(&ask(&one, keyed()).await);
+    assert!(found["message"].as_str().is_some_and(|text| text.contains("was cancelled")), "{found}");
+    assert_eq!(statuses(&tasks), ["cancelled"]);
 }
 
 #[tokio::test]

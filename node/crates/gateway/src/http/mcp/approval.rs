@@ -1,11 +1,12 @@
 //! The question before a call that destroys something, to the user of a client that carries a state and takes no tasks:
 //! asked in the answer to one request, answered in the next one, at whichever node.
 //!
-//! Always: nobody is asked for what would be refused; nothing is on record before there is an answer; a state counts
-//! for its caller, tool and arguments alone, and its answer once, whoever brings it again, and wherever: what it came
-//! to is one task, whose id comes of the state, and not of what comes with the answer. A key that the question was
-//! asked with is in the state, so that it has effect once also where the question is asked again. Who says no, or
-//! nothing, has said no. Where the cluster has no keys yet, the call goes as one without a user to ask.
+//! Always: nobody is asked for what would be refused, nor, as far as this node has heard, under a key that was decided
+//! about before; nothing is on record before there is an answer; a state counts for its caller, tool and arguments
+//! alone, and its answer once, whoever brings it again, and wherever: what it came to is one task, whose id comes of the
+//! state, and not of what comes with the answer. A key that the question was asked with is in the state, so that it has
+//! effect once also where the question is asked again. Who says no, or nothing, has said no. Where the cluster has no
+//! keys yet, the call goes as one without a user to ask.
 
 use rmcp::ErrorData;
 use rmcp::model::{CallToolResponse, InputRequiredResult, InputResponses};
@@ -52,7 +53,9 @@ impl Round<'_> {
         // It is opened before anything else is looked at.
         let opened = state.map(|sealed| seal.open(sealed, &bound_to)).transpose()?;
         let answer = responses.and_then(|responses| responses.get(tasks::APPROVAL));
-        let (Some(opened), Some(answer)) = (opened, answer) else { return self.ask(seal, &bound_to).await.map(Some) };
+        let (Some(opened), Some(answer)) = (opened, answer) else {
+            return if self.is_decided() { Ok(None) } else { self.ask(seal, &bound_to).await.map(Some) };
+        };
         let yes = tasks::said(answer)?.unwrap_or(false);
         let round = opened.get(ROUND).and_then(Value::as_str);
         let round = round.ok_or_else(|| ErrorData::invalid_params("requestState: it is of another call", None))?;
@@ -71,6 +74,13 @@ impl Round<'_> {
             fields.extend(key.filter(|key| !key.is_null()).map(|key| (KEY.to_owned(), key.clone())));
         }
         arguments
+    }
+
+    /// Whether somebody has decided about the task of this call's key: it is told as it stands, whatever was said now.
+    fn is_decided(&self) -> bool {
+        let once = OnceKey::of(&self.caller.principal, self.name, self.arguments);
+        let task = once.and_then(|once| self.tools.task(self.caller, &once.task().to_string()).ok());
+        task.is_some_and(|task| !task.is_waiting())
     }
 
     async fn ask(&self, seal: &Seal, bound_to: &str) -> Result<CallToolResponse, ErrorData> {
