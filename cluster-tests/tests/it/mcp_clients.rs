@@ -1,7 +1,7 @@
 //! Clients of MCP that others have written, at a cluster of three: rmcp's own, and the Python SDK in both of its
 //! versions, in every era that they speak, over HTTP and through `ollamax mcp`, at the leader, at a follower, and while
 //! the leader is killed. Through `ollamax mcp` no call fails then; over HTTP a client connects again, and only where
-//! its node died.
+//! its node died. The list of tools has the same bytes at each node.
 //!
 //! What the Python clients must see stands in `cluster-tests/clients/mcp_client.py`; `cargo xtask setup` installs them.
 //! The long form also has the TypeScript SDK in both of its versions, and the Inspector's command line in both eras; it
@@ -12,7 +12,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
 use futures::future::try_join_all;
+use http::Request;
+use http_body_util::Full;
 use rmcp::model::{CallToolRequestParams, CallToolResult, ContentBlock, ErrorCode, ProtocolVersion};
 use rmcp::service::{ClientInitializeError, RunningService};
 use rmcp::transport::StreamableHttpClientTransport;
@@ -24,6 +27,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use ollamax_testkit::cluster::{binary, clean_environment};
+use ollamax_testkit::http::{HttpClient, send_over_socket};
 use ollamax_testkit::{Cluster, FakeRegistry, wait};
 
 use crate::model_owners::{PATIENCE, make_it_lead};
@@ -44,6 +48,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Calls that each client makes after another node leads.
 const CALLS_LAST: usize = 3;
 const RECONNECTS_MAX: usize = 20;
+/// A revision of each era: the last one with a handshake, and the one without.
+const REVISIONS: [&str; 2] = ["2025-11-25", "2026-07-28"];
 /// What clients read while the leader dies.
 const READING: [&str; 2] = ["health_check", "list_nodes"];
 
@@ -70,6 +76,7 @@ async fn assistants_of_every_era_go_on_while_the_leader_is_killed() -> Result<()
     let registry = FakeRegistry::start().await?;
     let cluster = start(plan("mcp-clients", &registry, 3)).await?;
     all_seen_up(&cluster).await?;
+    lists_are_the_same_everywhere(&cluster).await?;
     let doors = doors(&cluster)?;
     let mut programs = programs::start(&doors, cluster.directory()).await?;
 
@@ -105,6 +112,45 @@ async fn assistants_of_every_era_go_on_while_the_leader_is_killed() -> Result<()
     cluster.restart(&[LEADER]).await?;
     cluster.converged(PATIENCE).await?;
     cluster.finish().await
+}
+
+/// The list of tools has the same bytes at each node, in both eras: that of an administrator, and that of programs that
+/// come over loopback.
+async fn lists_are_the_same_everywhere(cluster: &Cluster) -> Result<()> {
+    let http = HttpClient::new();
+    for revision in REVISIONS {
+        let mut told = Vec::new();
+        for node in cluster.nodes() {
+            let socket = node.data_dir().join("admin.sock");
+            let (_, whole) = send_over_socket(&socket, list_request(revision, "/mcp")?).await?;
+            let request = list_request(revision, &format!("{}/mcp", node.api()?))?;
+            told.push([whole, http.send(request.map(Full::new)).await?.text().await?]);
+        }
+        let (first, others) = told.split_first().context("a cluster without nodes")?;
+        ensure!(others.len() == 2, "{} nodes beside the first one", others.len());
+        ensure!(first.iter().all(|list| list.contains(r#""name":"health_check""#)), "{revision}: {first:?}");
+        for other in others {
+            ensure!(other == first, "{revision}: {first:?} and {other:?}");
+        }
+    }
+    Ok(())
+}
+
+fn list_request(revision: &str, uri: &str) -> Result<Request<Bytes>> {
+    let mut message = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}});
+    if revision == REVISIONS[1] {
+        message["params"]["_meta"] = json!({
+            "io.modelcontextprotocol/protocolVersion": revision,
+            "io.modelcontextprotocol/clientCapabilities": {},
+        });
+    }
+    Request::post(uri)
+        .header("content-type", "application/json")
+        .header("accept", "application/json, text/event-stream")
+        .header("mcp-protocol-version", revision)
+        .header("mcp-method", "tools/list")
+        .body(Bytes::from(message.to_string()))
+        .context("build the request")
 }
 
 /// The same lab, over HTTP and by a command, of which the nodes that stay are named too.
