@@ -178,6 +178,7 @@ impl Catalogue {
     /// As those of [`Catalogue::start`] that are told before a task is opened.
     pub async fn foresee(&self, caller: &Caller, name: &str, arguments: &Value) -> Result<Vec<String>, CallError> {
         let tool = self.admitted(&caller.principal, name, arguments)?;
+        let _place = self.place(tool, &caller.principal)?;
         tool.check(arguments)?;
         let call = Call { caller: caller.clone(), once: None, progress: Progress::nobody() };
         let foreseen = async { foreseen(self.record(tool)?, tool, &call, arguments).await };

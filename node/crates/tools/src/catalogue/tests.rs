@@ -163,6 +163,8 @@ async fn as_many_calls_of_a_caller_and_a_tool_run_at_once_as_may_and_nobody_else
     }
     let Err(CallError::Failed(error)) = call(Principal::loopback()).await else { panic!("it is one too many") };
     assert_eq!((error.code, error.retry_after), (ErrorCode::Overloaded, Some(PLACE_WAIT)));
+    let foreseen = all.foresee(&caller(Principal::loopback()), "hangs", &asked()).await;
+    assert_eq!(foreseen, Err(CallError::Failed(error)), "who is asked first is no exception");
     assert_eq!(code(&all, "look", asked()).await, Ok(asked()));
     assert!(call(Principal::of_socket(1)).now_or_never().is_none(), "another caller's call runs");
     drop(running.pop());
