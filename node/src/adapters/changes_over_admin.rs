@@ -31,6 +31,9 @@ use self::copies::{Copies, plan_lines};
 
 mod copies;
 
+/// Nodes that one line of a plan names.
+const NODES_NAMED_MAX: usize = 16;
+
 /// The administrator's changes, and what only the assembly can have done.
 #[derive(Debug, Clone)]
 pub(crate) struct ChangesOverAdmin {
@@ -258,7 +261,7 @@ fn deletion(told: v1::RemoveModelReply) -> Foreseen {
     };
     let mut lines: Vec<String> = acts.map(act).collect();
     if !told.left.is_empty() {
-        lines.push(format!("{} stays on {}", told.name, told.left.join(", ")));
+        lines.push(format!("{} stays on {}", told.name, some_of(&told.left)));
     }
     if told.is_forgotten {
         lines.push(format!("{} is wanted nowhere any more", told.name));
@@ -268,6 +271,17 @@ fn deletion(told: v1::RemoveModelReply) -> Foreseen {
         refused(AdminError { code, what, why, next })
     });
     Foreseen { lines, refusal }
+}
+
+/// The first of these nodes, and how many there are beside them: of a plan that is too long lines are left out whole.
+fn some_of(nodes: &[String]) -> String {
+    let (named, more) = nodes.split_at(nodes.len().min(NODES_NAMED_MAX));
+    let named = named.join(", ");
+    match more.len() {
+        0 => named,
+        1 => format!("{named} and 1 node more"),
+        count => format!("{named} and {count} nodes more"),
+    }
 }
 
 /// Whether the copy that was to go is not there any more.
@@ -421,6 +435,11 @@ mod tests {
         };
         let goes = "m:latest goes from n1: 2.0 GB, 4 B of it become free";
         assert_eq!(deletion(reply(&["n2"], false)).lines, [goes, "m:latest stays on n2"]);
+        let stays = |count: usize| deletion(reply(&vec!["n"; count], false)).lines.pop().unwrap_or_default();
+        let first = format!("m:latest stays on {}", ["n"; NODES_NAMED_MAX].join(", "));
+        assert_eq!(stays(NODES_NAMED_MAX), first);
+        assert_eq!(stays(NODES_NAMED_MAX + 1), format!("{first} and 1 node more"));
+        assert_eq!(stays(1_000), format!("{first} and {} nodes more", 1_000 - NODES_NAMED_MAX));
         assert_eq!(deletion(reply(&[], true)).lines, [goes, "m:latest is wanted nowhere any more"]);
         let (code, next) = ("stale_placement".to_owned(), "ollamax model show m".to_owned());
         let guard = v1::GuardView { code, what: "it is pinned".to_owned(), why: "by name".to_owned(), next };

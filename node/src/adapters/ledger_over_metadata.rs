@@ -438,6 +438,7 @@ pub(crate) fn not_asked_yet(ask: &Ask) -> Wish {
         want: ask.want.clone().unwrap_or_default(),
         declared: false,
         surplus: Default::default(),
+        shared: false,
     }
 }
 

@@ -448,7 +448,6 @@ fn essence(headers: &HeaderMap) -> Option<&str> {
     Some(value.split(';').next().unwrap_or(value).trim())
 }
 
-/// What a runtime means by an empty answer of [`BROKE_DOWN`].
 /// A request that says which trace it belongs to.
 fn traced(request: RequestBuilder, trace: Option<&Trace>) -> RequestBuilder {
     let Some(trace) = trace else { return request };
@@ -456,6 +455,7 @@ fn traced(request: RequestBuilder, trace: Option<&Trace>) -> RequestBuilder {
     if trace.state().is_empty() { request } else { request.header(Trace::STATE_HEADER, trace.state()) }
 }
 
+/// What a runtime means by an empty answer of [`BROKE_DOWN`].
 fn broke_down(path: &str) -> RuntimeError {
     let message = "it broke down at the question; the log of the runtime says why".to_owned();
     RuntimeError::Refused { path: path.to_owned(), status: BROKE_DOWN, message }

@@ -35,6 +35,8 @@ pub const ARGUMENTS_BYTES_MAX: usize = 256 << 10;
 pub const TOOLS_MAX: usize = 40;
 /// The bucket of a caller's calls of tools that do not exist; no tool has this name.
 const NO_TOOL: &str = "";
+/// The bucket of a caller's questions for tasks that its node does not show; no tool has this name either.
+const NO_TASK: &str = "tasks/get";
 /// When a caller whose calls all run is told to try again.
 const PLACE_WAIT: Duration = Duration::from_secs(1);
 /// How long a call waits for its task.
@@ -132,9 +134,8 @@ impl Catalogue {
     ///
     /// # Errors
     /// When there is no such tool; when the caller may not call it, or not so often, or so many at once; when the
-    /// arguments do not fit;
-    /// when the tool fails, takes too long, or answers too much; when no task can be opened. Calls that are refused
-    /// count as calls.
+    /// arguments do not fit; when the tool fails, takes too long, or answers too much; when no task can be opened.
+    /// Calls that are refused count as calls.
     pub async fn start(
         &self,
         caller: Caller,
@@ -155,6 +156,15 @@ impl Catalogue {
         Ok(within(tool, self.begin(tool, call, arguments)).await?)
     }
 
+    /// Takes one look at what is newest from what a caller has: whoever asks for a task that its node does not show
+    /// costs the leader one.
+    ///
+    /// # Errors
+    /// When the caller has had as many in a minute as it may.
+    pub fn admit_look(&self, principal: &Principal) -> Result<(), ToolError> {
+        self.pace(principal, NO_TASK, Limits::READ.calls_per_minute, Instant::now())
+    }
+
     /// Whether a person must agree to this call before it begins.
     #[must_use]
     pub fn needs_approval(&self, name: &str, arguments: &Value) -> bool {
@@ -168,6 +178,7 @@ impl Catalogue {
     /// As those of [`Catalogue::start`] that are told before a task is opened.
     pub async fn foresee(&self, caller: &Caller, name: &str, arguments: &Value) -> Result<Vec<String>, CallError> {
         let tool = self.admitted(&caller.principal, name, arguments)?;
+        let _place = self.place(tool, &caller.principal)?;
         tool.check(arguments)?;
         let call = Call { caller: caller.clone(), once: None, progress: Progress::nobody() };
         let foreseen = async { foreseen(self.record(tool)?, tool, &call, arguments).await };
@@ -294,8 +305,12 @@ impl Catalogue {
     /// does not get to ask without end.
     fn pace(&self, principal: &Principal, tool: &'static str, per_minute: u32, now: Instant) -> Result<(), ToolError> {
         let Err(wait) = self.rates.take(principal.subject(), tool, per_minute, now) else { return Ok(()) };
-        let which = if tool == NO_TOOL { "a tool that does not exist" } else { tool };
-        let message = format!("{which} may be called {per_minute} times in a minute");
+        let what = match tool {
+            NO_TOOL => "a tool that does not exist may be called".to_owned(),
+            NO_TASK => "tasks that are not shown here may be asked for".to_owned(),
+            tool => format!("{tool} may be called"),
+        };
+        let message = format!("{what} {per_minute} times in a minute");
         let next = format!("try again in {} ms", wait.as_millis());
         Err(ToolError { retry_after: Some(wait), ..ToolError::new(ErrorCode::Overloaded, message, next) })
     }

@@ -557,6 +557,7 @@ mod tests {
             want: Default::default(),
             declared: false,
             surplus: Default::default(),
+            shared: false,
         }
     }
 

@@ -44,7 +44,7 @@ use reader::Reader;
 /// gets the version of another stands for its pinned one; where a wish names nodes, only copies there count for it;
 /// copies go unless their name is pinned; a round for more copies goes on with those that are on their way; whoever
 /// says nothing of places leaves them as they are; tasks, and requests with a key have effect once; keys for what
-/// clients carry.
+/// clients carry; a wish says whether others asked for it before.
 pub const CLUSTER_VERSION: u32 = 5;
 
 /// The cluster version from which on leases and sessions note where their deadline stands.
@@ -55,6 +55,8 @@ const PINS_VERSION: u32 = 5;
 pub const NAMED_VERSION: u32 = 5;
 /// The cluster version from which on a round for more copies of a version keeps the targets that are at it.
 const COMING_VERSION: u32 = 5;
+/// The cluster version from which on a wish says whether others asked for it before.
+const ASKERS_VERSION: u32 = 5;
 
 /// What an entry does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +114,11 @@ impl Scene<'_> {
     /// Whether a round for more copies of a version goes on with those that are on their way.
     const fn minds_coming(&self) -> bool {
         self.cluster.version >= COMING_VERSION
+    }
+
+    /// Whether a wish says that others asked for it before.
+    const fn minds_askers(&self) -> bool {
+        self.cluster.version >= ASKERS_VERSION
     }
 
     /// Whether nodes that a wish names are told from the others.

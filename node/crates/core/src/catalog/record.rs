@@ -509,6 +509,9 @@ pub struct Wish {
     /// Nodes with a copy of the name, whichever version, among which an earlier round had some too many. None of them
     /// is a target. Each loses its copy when this round has its own.
     pub surplus: BTreeSet<NodeId>,
+    /// Somebody else had asked for it in an earlier round: what that one wanted is no wish of its own any more, so this
+    /// one is nobody's alone to end. Stays until the wish is forgotten.
+    pub shared: bool,
 }
 
 /// On which nodes a model shall be.

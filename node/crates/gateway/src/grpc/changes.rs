@@ -251,9 +251,9 @@ impl Admin {
 /// The round in which is wanted what a request asked for, and nobody but whoever made it.
 fn own_round(once: Option<&Once>, wish: Option<&Wish>, asker: &str) -> Result<u64, TakenBack> {
     let wish = wish.ok_or(TakenBack::Nothing)?;
-    let Some(Once { answer: Answer::Wish { round }, is_shared, .. }) = once else { return Err(TakenBack::Stays) };
-    let is_own = wish.round == *round && !wish.declared && asker_of(&wish.asked_by) == asker;
-    if is_own && !*is_shared { Ok(*round) } else { Err(TakenBack::Stays) }
+    let Some(Once { answer: Answer::Wish { round }, .. }) = once else { return Err(TakenBack::Stays) };
+    let is_own = wish.round == *round && !wish.declared && !wish.shared && asker_of(&wish.asked_by) == asker;
+    if is_own { Ok(*round) } else { Err(TakenBack::Stays) }
 }
 
 /// Sends a change until it is answered, as often as that is harmless.
@@ -300,15 +300,8 @@ mod tests {
 
     #[test]
     fn a_request_ends_what_it_asked_for_alone_and_nobody_elses() {
-        let once = |answer: Answer, is_shared: bool| Once {
-            digest: [1; 32],
-            revision: 7,
-            term: 1,
-            answer,
-            is_shared,
-            ends_at: Timestamp(9),
-        };
-        let own = || Some(once(Answer::Wish { round: 7 }, false));
+        let once = |answer: Answer| Once { digest: [1; 32], revision: 7, term: 1, answer, ends_at: Timestamp(9) };
+        let own = || Some(once(Answer::Wish { round: 7 }));
         let wish = |round: u64, asked_by: &str, declared: bool| Wish {
             name: "m".parse().expect("a name"),
             round,
@@ -323,6 +316,7 @@ mod tests {
             want: Default::default(),
             declared,
             surplus: Default::default(),
+            shared: false,
         };
         let of = |round: u64, asked_by: &str| Some(wish(round, asked_by, false));
         let check = |what: &str, once: Option<Once>, wish: Option<Wish>, expected: Result<u64, TakenBack>| {
@@ -332,12 +326,12 @@ mod tests {
         check("never asked for", None, None, Err(TakenBack::Nothing));
         check("never asked for, or forgotten", None, of(7, "node/2 for uid/7"), Err(TakenBack::Stays));
         check("ended before", own(), None, Err(TakenBack::Nothing));
-        check("no pull", Some(once(Answer::Done, false)), of(7, "node/2 for uid/7"), Err(TakenBack::Stays));
+        check("no pull", Some(once(Answer::Done)), of(7, "node/2 for uid/7"), Err(TakenBack::Stays));
         check("changed since", own(), of(8, "node/2 for uid/7"), Err(TakenBack::Stays));
-        let joined = Some(once(Answer::Wish { round: 5 }, true));
+        let joined = Some(once(Answer::Wish { round: 5 }));
         check("it joined another's", joined, of(5, "node/1 for admin"), Err(TakenBack::Stays));
-        let in_place = Some(once(Answer::Wish { round: 7 }, true));
-        check("in the place of another's", in_place, of(7, "node/2 for uid/7"), Err(TakenBack::Stays));
+        let in_place = Some(Wish { shared: true, ..wish(7, "node/2 for uid/7", false) });
+        check("in the place of another's", own(), in_place, Err(TakenBack::Stays));
         let declared = Some(wish(7, "node/2 for uid/7", true));
         check("a file says it", own(), declared, Err(TakenBack::Stays));
     }

@@ -557,6 +557,7 @@ mod tests {
             want: Want { avoid: nodes(avoid), ..Want::default() },
             declared: false,
             surplus: BTreeSet::new(),
+            shared: false,
         };
         let check = |wish: Wish, copies: &[Location], expected: Option<Option<&[u64]>>| {
             let expected = expected.map(|named| LeftOut {
@@ -602,6 +603,7 @@ mod tests {
             want: Want::default(),
             declared: false,
             surplus: BTreeSet::new(),
+            shared: false,
         };
         let end = |wish: &Wish, is_impossible: bool| {
             let mut view = MemView::default();

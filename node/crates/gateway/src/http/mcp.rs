@@ -71,6 +71,8 @@ struct Admitted {
     head: Head,
     bytes: Bytes,
     is_json: bool,
+    /// It names no host and no origin that the protocol refuses: before that only what costs nothing is done.
+    is_taken: bool,
     held: Option<body::Held>,
 }
 
@@ -112,14 +114,13 @@ pub(crate) fn service(door: &OpenDoor) -> Service {
 
 /// Answers one request.
 pub(crate) async fn answer(door: &OpenDoor, service: &Service, request: Request) -> Response<Body> {
-    let host = edge::host_of(&request);
     let admitted = match admit(door, request).await {
         Ok(admitted) => admitted,
         Err(refusal) => return refusal.into_response(),
     };
     // rmcp, which decides on origins, does not see what is answered here.
     if let Service::Fixtures(_, questions) = service
-        && tools::caller_of(door, &admitted.head, &host).is_ok()
+        && admitted.is_taken
         && let Some(response) = questions.answer(&admitted.head.headers, &admitted.bytes).await
     {
         return response;
@@ -145,8 +146,8 @@ async fn hand_over(tools: &Toolbox, service: &Service, admitted: Admitted) -> Re
 }
 
 async fn served(tools: &Toolbox, service: &Service, admitted: Admitted) -> Response<Body> {
-    let Admitted { mut head, bytes, is_json, held } = admitted;
-    let watched = match head.extensions.get::<Caller>() {
+    let Admitted { mut head, bytes, is_json, is_taken, held } = admitted;
+    let watched = match head.extensions.get::<Caller>().filter(|_| is_taken) {
         Some(caller) => Watched::of(tools, caller, &bytes).await,
         None => Watched::default(),
     };
@@ -195,6 +196,7 @@ async fn admit(door: &OpenDoor, request: Request) -> Result<Admitted, Refusal> {
     let (mut head, client_body) = request.into_parts();
     let caller = loopback::caller_of(door, &head, &host).ok_or_else(Refusal::not_local)?;
     head.extensions.insert(caller);
+    let is_taken = tools::caller_of(door, &head, &host).is_ok();
     let is_json = is_json(&head.headers);
     // Without a message there is nothing to check; the protocol refuses what is no POST.
     let (bytes, held) = if head.method == Method::POST && is_json {
@@ -205,7 +207,7 @@ async fn admit(door: &OpenDoor, request: Request) -> Result<Admitted, Refusal> {
     } else {
         (Bytes::new(), None)
     };
-    Ok(Admitted { head, bytes, is_json, held })
+    Ok(Admitted { head, bytes, is_json, is_taken, held })
 }
 
 /// The method of a request or a notification, as far as a log shows it; empty where the message is none.

@@ -72,10 +72,28 @@ impl Toolbox {
     /// A task, also where this node does not show it yet, since another one may have begun it just now.
     ///
     /// # Errors
-    /// As [`Self::task`], and when no leader is heard of a task that this node does not show.
+    /// As [`Self::task`]; and of a task that this node does not show, when no leader is heard, or the caller has asked
+    /// for such ones too often.
     pub(crate) async fn find_task(&self, caller: &Caller, id: &str) -> Result<TaskView, ToolError> {
-        let found = task::find(&**self.port(id)?, id).await;
+        let port = self.port(id)?;
+        let found = match port.task(id) {
+            Err(error) if error.code == ErrorCode::TaskNotFound => {
+                self.catalogue.admit_look(&caller.principal)?;
+                task::find(&**port, id).await
+            }
+            found => found,
+        };
         Self::seen(caller, id, found)
+    }
+
+    /// Waits until this node shows what is on record by now, as often as the caller may have it wait.
+    ///
+    /// # Errors
+    /// As those of [`Self::find_task`] for a task that this node does not show.
+    pub(crate) async fn catch_up(&self, caller: &Caller) -> Result<(), ToolError> {
+        let Some(port) = &self.tasks else { return Ok(()) };
+        self.catalogue.admit_look(&caller.principal)?;
+        port.catch_up().await
     }
 
     fn seen(caller: &Caller, id: &str, found: Result<TaskView, ToolError>) -> Result<TaskView, ToolError> {
@@ -338,6 +356,28 @@ mod tests {
         assert_eq!(toolbox.cancel_task(&own, "task_1").await.expect("found").status, "cancelled");
         let none = toolbox.find_task(&own, "task_2").await.expect_err("none");
         assert_eq!(none.code, ErrorCode::TaskNotFound);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_too_often_for_tasks_that_are_not_there_asks_the_others_no_more_and_hears_of_those_that_are() {
+        let (tasks, own, other) = (MemTasks::default(), caller(Principal::loopback()), caller(Principal::of_socket(0)));
+        tasks.set("task_1", |task| task.subject = "loopback".to_owned());
+        let toolbox = Toolbox { tasks: Some(Arc::new(tasks.clone())), ..Toolbox::default() };
+        let code =
+            async |of: &Caller, id: &str| toolbox.find_task(of, id).await.map(|_| ()).map_err(|error| error.code);
+        let mut asked = 0;
+        while code(&own, "task_none").await == Err(ErrorCode::TaskNotFound) {
+            asked += 1;
+            assert_eq!(tasks.catch_ups(), asked);
+            assert!(asked < 100_000, "without end");
+        }
+        assert_eq!(code(&own, "task_none").await, Err(ErrorCode::Overloaded));
+        let cancelled = toolbox.cancel_task(&own, "task_none").await.expect_err("too often");
+        assert_eq!((cancelled.code, cancelled.retry_after.is_some()), (ErrorCode::Overloaded, true));
+        assert_eq!(toolbox.catch_up(&own).await.expect_err("too often").code, ErrorCode::Overloaded);
+        assert_eq!(tasks.catch_ups(), asked);
+        assert_eq!(code(&own, "task_1").await, Ok(()));
+        assert_eq!(code(&other, "task_none").await, Err(ErrorCode::TaskNotFound), "nobody else is hurt");
     }
 
     #[tokio::test]

@@ -179,6 +179,33 @@ async fn a_pin_holds_the_version_that_is_meant_until_somebody_lets_it_go() {
 }
 
 #[tokio::test]
+async fn a_pin_is_foreseen_as_it_would_be_and_nothing_is_changed_by_that() {
+    let desk = Desk::with_history().await;
+    let (admin, before) = (Admin::of(desk.house.clone()), desk.revision());
+    let history = "ollamax model history m:latest";
+    let check = async |asked: v1::PinModelRequest, expected: Result<Vec<u8>, (ErrorCode, &str)>| {
+        let told = admin.foresee_pin(&asked).await;
+        let told = told.as_ref().map(|told| (told.name.as_str(), told.digest.clone()));
+        let told = told.map_err(|error| (error.code, error.next.as_str()));
+        assert_eq!(told, expected.map(|digest| ("m:latest", digest)), "{asked:?}");
+    };
+    for (word, version) in [("", 2), ("1", 1), ("0202", 2)] {
+        check(pin("m", word), Ok(digest(version).0.to_vec())).await;
+    }
+    check(pin("m", "3"), Err((ErrorCode::ModelNotFound, history))).await;
+    check(pin("nothing", ""), Err((UNKNOWN.0, UNKNOWN.2))).await;
+    check(unpin("m"), Ok(Vec::new())).await;
+    assert_eq!((desk.revision(), desk.model("m").map(|model| model.pin)), (before, Some(None)));
+    desk.models().pin_model(pin("m", "1")).await.expect("pinned");
+    let before = desk.revision();
+    check(pin("m", ""), Ok(digest(1).0.to_vec())).await;
+    check(unpin("m"), Ok(digest(1).0.to_vec())).await;
+    assert_eq!(desk.revision(), before);
+    assert_eq!(desk.model("m").and_then(|model| model.pinned()), Some(digest(1)), "it is still held");
+    desk.finish().await;
+}
+
+#[tokio::test]
 async fn a_pin_to_what_nobody_knows_is_refused_and_leaves_the_one_that_there_is() {
     let desk = Desk::with_history().await;
     desk.models().pin_model(pin("m", "1")).await.expect("pinned");

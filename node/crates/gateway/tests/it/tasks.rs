@@ -309,6 +309,20 @@ async fn who_gave_a_token_hears_how_far_its_call_is_before_the_answer() {
 }
 
 #[tokio::test]
+async fn a_page_of_elsewhere_has_no_tasks_looked_for() {
+    let tasks = MemTasks::default();
+    let router = door(&tasks);
+    let listens = || {
+        let params = json!({"notifications": {"taskIds": ["task_none"]}});
+        asked("subscriptions/listen", "", takes_tasks(), params)
+    };
+    let refused = call(&router, with(listens(), &[("origin", "https://evil.example")])).await;
+    assert_eq!((refused.status().as_u16(), tasks.looks(), tasks.catch_ups()), (403, 0, 0));
+    drop(call(&router, listens()).await);
+    assert_eq!(tasks.catch_ups(), 1);
+}
+
+#[tokio::test]
 async fn a_client_that_listens_hears_of_its_tasks_when_they_change_and_gets_an_end_when_the_node_stops() {
     let tasks = MemTasks::default();
     tasks.set("task_own", |task| (task.subject, task.status) = ("loopback".to_owned(), "working".to_owned()));

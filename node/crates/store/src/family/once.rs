@@ -26,8 +26,8 @@ pub(super) fn decode_key(rest: &[u8]) -> Result<Key, Malformed> {
 
 pub(super) fn encode(record: &Once) -> Vec<u8> {
     let committed = answer::encode(record.revision, record.term, record.answer.clone());
-    let (digest, ends_at_ms, is_shared) = (record.digest.to_vec(), record.ends_at.0, record.is_shared);
-    seal(VERSION, &disk::OnceRecord { digest, committed: Some(committed), ends_at_ms, is_shared })
+    let (digest, ends_at_ms) = (record.digest.to_vec(), record.ends_at.0);
+    seal(VERSION, &disk::OnceRecord { digest, committed: Some(committed), ends_at_ms })
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Result<Once, Malformed> {
@@ -36,5 +36,5 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Once, Malformed> {
     let (revision, term, answer) =
         answer::decode(committed).map_err(|unknown| Malformed::new(WHAT, unknown.to_string()))?;
     let (digest, ends_at) = (fixed(WHAT, &message.digest)?, Timestamp(message.ends_at_ms));
-    Ok(Once { digest, revision, term, answer, is_shared: message.is_shared, ends_at })
+    Ok(Once { digest, revision, term, answer, ends_at })
 }

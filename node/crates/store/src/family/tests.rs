@@ -209,7 +209,8 @@ fn wish() -> impl Strategy<Value = Wish> {
     let failures = prop::collection::btree_map(any::<u64>().prop_map(NodeId), failure, 0..3);
     let numbers = (any::<u64>(), any::<u64>(), any::<u64>());
     let surplus = prop::collection::btree_set(any::<u64>().prop_map(NodeId), 0..3);
-    let (version, asker) = (prop::option::of(digest()), (".{0,20}", want(), any::<bool>(), surplus));
+    let asker = (".{0,20}", want(), any::<bool>(), surplus, any::<bool>());
+    let version = prop::option::of(digest());
     (model_name(), numbers, any::<bool>(), replicas, version, prop::option::of(plan), failures, asker).prop_map(
         |(name, (round, size_bytes, asked), insecure, replicas, digest, plan, failures, asker)| Wish {
             name,
@@ -225,6 +226,7 @@ fn wish() -> impl Strategy<Value = Wish> {
             want: asker.1,
             declared: asker.2,
             surplus: asker.3,
+            shared: asker.4,
         },
     )
 }
@@ -563,6 +565,7 @@ fn golden_samples_of_files_and_wishes_have_not_changed() {
         want: Default::default(),
         declared: false,
         surplus: BTreeSet::new(),
+        shared: false,
     };
     let name = "0a2672656769737472792e6f6c6c616d612e61692f6c6962726172792f44656d6f3a6c6174657374";
     let key = Key::Wish("m:t".to_owned());
@@ -612,6 +615,7 @@ fn golden_samples_of_files_and_wishes_have_not_changed() {
     check(&placed, &placed_hex);
     let surplus = BTreeSet::from([NodeId(2), NodeId(5)]);
     check(&Wish { surplus, ..placed.clone() }, &format!("{placed_hex} 8201020205"));
+    check(&Wish { shared: true, ..placed.clone() }, &format!("{placed_hex} 880101"));
 
     let keeping = Wish { want: Want { disk_free_bytes_min: 300, ..placed.want.clone() }, ..placed };
     let want = "6a14 0a09 0a04726f6f6d 120161 10ac02 1a0104 20ac02";

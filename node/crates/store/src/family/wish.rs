@@ -43,6 +43,7 @@ pub(super) fn encode(record: &Wish) -> Vec<u8> {
         want: placing::want(&record.want),
         declared: record.declared,
         surplus: record.surplus.iter().map(|node| node.0).collect(),
+        shared: record.shared,
         plan_kind: plan.map_or(0, |plan| placing::kind(plan.kind)),
     };
     seal(VERSION, &message)
@@ -81,6 +82,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Wish, Malformed> {
         want: placing::want_of(message.want),
         declared: message.declared,
         surplus: message.surplus.into_iter().map(NodeId).collect(),
+        shared: message.shared,
     })
 }
 

@@ -163,6 +163,8 @@ async fn as_many_calls_of_a_caller_and_a_tool_run_at_once_as_may_and_nobody_else
     }
     let Err(CallError::Failed(error)) = call(Principal::loopback()).await else { panic!("it is one too many") };
     assert_eq!((error.code, error.retry_after), (ErrorCode::Overloaded, Some(PLACE_WAIT)));
+    let foreseen = all.foresee(&caller(Principal::loopback()), "hangs", &asked()).await;
+    assert_eq!(foreseen, Err(CallError::Failed(error)), "who is asked first is no exception");
     assert_eq!(code(&all, "look", asked()).await, Ok(asked()));
     assert!(call(Principal::of_socket(1)).now_or_never().is_none(), "another caller's call runs");
     drop(running.pop());
@@ -189,6 +191,13 @@ async fn calls_that_are_refused_and_calls_of_nothing_count_as_calls() {
     let Err(CallError::Failed(error)) = refused else { panic!("{refused:?}") };
     assert_eq!((error.code, error.retry_after), (ErrorCode::Overloaded, Some(Duration::from_millis(100))));
     assert!(error.message.contains("does not exist may be called 600 times"), "{error}");
+    // Looks for tasks are counted by themselves.
+    for _ in 0..Limits::READ.calls_per_minute {
+        assert_eq!(all.admit_look(&Principal::loopback()), Ok(()));
+    }
+    let error = all.admit_look(&Principal::loopback()).expect_err("one too many");
+    assert_eq!((error.code, error.retry_after), (ErrorCode::Overloaded, Some(Duration::from_millis(100))));
+    assert!(error.message.contains("not shown here may be asked for 600 times"), "{error}");
     // Whoever calls properly is not in the way of who does not.
     assert_eq!(nothing(Principal::of_socket(1)).await, unknown);
     assert!(all.call(caller(Principal::of_socket(1)), "look", json!({"name": "m"})).await.is_ok());

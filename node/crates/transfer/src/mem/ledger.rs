@@ -232,6 +232,7 @@ impl State {
             want: ask.want.unwrap_or_default(),
             declared: false,
             surplus: Default::default(),
+            shared: false,
         };
         self.wishes.insert(ask.name, wish);
         Ok(round)

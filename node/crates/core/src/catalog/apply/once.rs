@@ -12,7 +12,6 @@ use super::draft::Draft;
 use super::limit::exceeded;
 use super::{Applied, Scene, Step, Stop, execute, invalid, put};
 use crate::catalog::command::{Answer, Command, OnceKey, Refusal};
-use crate::catalog::principal::asker_of;
 use crate::catalog::read;
 use crate::catalog::record::{Counts, Due, Key, Once, Record};
 use crate::catalog::view::{Fault, Mutation, View};
@@ -21,7 +20,7 @@ use crate::catalog::view::{Fault, Mutation, View};
 const ROOM_LOOK_MAX: usize = 256;
 
 /// Keys that are read for a request with a key, beside those of its command.
-pub(super) const KEYS: usize = 3 + ROOM_LOOK_MAX;
+pub(super) const KEYS: usize = 2 + ROOM_LOOK_MAX;
 
 /// Executes a command, unless it came with a key under which it was executed before.
 pub(super) fn keyed(scene: &Scene<'_>, term: u64) -> Step {
@@ -47,18 +46,10 @@ pub(super) fn keyed(scene: &Scene<'_>, term: u64) -> Step {
         None => count_one_more(scene, &mut mutations)?,
     }
     let ends_at = ends_at(scene.entry.log_time);
-    let (revision, is_shared) = (scene.index, is_shared(scene)?);
-    let once = Once { digest, revision, term, answer: answer.clone(), is_shared, ends_at };
+    let once = Once { digest, revision: scene.index, term, answer: answer.clone(), ends_at };
     mutations.push(put(Key::Once(key), Record::Once(once)));
     mutations.push(put(Key::Deadline(ends_at, Due::Once(key)), Record::Present));
     Ok(Applied { mutations, answer, before })
-}
-
-/// Whether somebody else wanted before what is asked for.
-fn is_shared(scene: &Scene<'_>) -> Result<bool, Fault> {
-    let Command::AskModel { name, .. } = &scene.entry.command else { return Ok(false) };
-    let before = read::wish(scene.view, name)?;
-    Ok(before.is_some_and(|wish| asker_of(&wish.asked_by) != asker_of(&scene.entry.principal)))
 }
 
 /// Whether the same command is sent again after this answer.

@@ -26,6 +26,7 @@ use super::limit::{check_count, check_size, cut, exceeded};
 use super::places::check_want;
 use super::{Applied, Scene, Step, Stop, drops, invalid, members, put, registry};
 use crate::catalog::command::{Answer, CopyCourse, Refusal};
+use crate::catalog::principal::asker_of;
 use crate::catalog::read;
 use crate::catalog::record::{
     Counts, Failure, Key, Location, Member, Model, Plan, PlanKind, Record, Replicas, Version, Want, Wish,
@@ -244,6 +245,7 @@ pub(super) fn begun(
     is_said: bool,
 ) -> Result<Wish, Fault> {
     let surplus = surplus(scene, &replicas, held, is_said)?;
+    let is_others = |held: &Wish| held.shared || asker_of(&held.asked_by) != asker_of(&scene.entry.principal);
     Ok(Wish {
         name: name.clone(),
         round: scene.index,
@@ -258,6 +260,7 @@ pub(super) fn begun(
         want: held.map(|held| held.want.clone()).unwrap_or_default(),
         declared: held.is_some_and(|held| held.declared),
         surplus,
+        shared: scene.minds_askers() && held.is_some_and(is_others),
     })
 }
 

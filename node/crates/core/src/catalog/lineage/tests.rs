@@ -254,6 +254,7 @@ fn wish(model: &str, plan: Parts<'_>, failed: &[u64]) -> Wish {
         want: Default::default(),
         declared: false,
         surplus: Default::default(),
+        shared: false,
     }
 }
 
@@ -374,7 +375,7 @@ fn tasks_that_somebody_worked_at_are_lost_and_all_others_go_along() {
         .map(|number| task(number, number % 2 == 0, states[usize::from(number) % states.len()].clone()))
         .collect();
     let (digest, answer, ends_at) = ([2; 32], Answer::Done, Timestamp(9));
-    let once = Once { digest, revision: 3, term: 1, answer, is_shared: false, ends_at };
+    let once = Once { digest, revision: 3, term: 1, answer, ends_at };
     for leads in [Leads::Survivor(NodeId(2)), Leads::Newcomer(new_member(9))] {
         let mut view = with_models();
         view.write(&[Mutation::Put(Key::Once([1; 32]), Record::Once(once.clone()))]);

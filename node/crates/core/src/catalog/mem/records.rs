@@ -44,5 +44,6 @@ pub fn wish(name: ModelName) -> Wish {
         want: Want::default(),
         declared: false,
         surplus: BTreeSet::new(),
+        shared: false,
     }
 }

@@ -142,9 +142,6 @@ pub struct Once {
     pub term: u64,
     /// Its answer.
     pub answer: Answer,
-    /// It asked for a model that somebody else had asked for before: what that one wanted is no wish of its own any
-    /// more, so it is not this request's alone.
-    pub is_shared: bool,
     /// Log time at which it is forgotten.
     pub ends_at: Timestamp,
 }

@@ -2,9 +2,10 @@
 //!
 //! rmcp's filter has no word for tasks yet. So the door reads their ids from the message, hands them over beside it,
 //! and names in the acknowledgement those that it took. Always: a client that names tasks and does not declare that it
-//! takes them is refused; a task that the caller may not see is not taken; how a task stands is told once at the
-//! beginning and then when it has changed; one that was told to be over is looked at no more, since the protocol knows
-//! nothing that comes after an end; the stream ends with its result when the node stops.
+//! takes them is refused; a task that the caller may not see is not taken, nor is one that is not shown here by who
+//! has asked too often for such ones; how a task stands is told once at the beginning and then when it has changed; one
+//! that was told to be over is looked at no more, since the protocol knows nothing that comes after an end; the stream
+//! ends with its result when the node stops.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -65,10 +66,8 @@ impl Watched {
         let is_shown = |id: &String| tools.task(caller, id).is_ok();
         // Another node may have told of one before this one has applied it. It is waited for once, however many are
         // not shown: without a leader each wait is long, and what is shown then is taken.
-        if !named.iter().all(is_shown)
-            && let Some(record) = tools.record()
-        {
-            drop(record.catch_up().await);
+        if !named.iter().all(is_shown) {
+            drop(tools.catch_up(caller).await);
         }
         Self { ids: named.into_iter().filter(is_shown).collect(), undeclared: None }
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::Method;
+use axum::http::{Method, header};
 use axum::routing::any;
 use bytes::Bytes;
 use rmcp::transport::streamable_http_server::StreamableHttpService;
@@ -52,7 +52,7 @@ async fn admit(request: Request) -> Result<Admitted, Refusal> {
     let SocketUser(uid) = head.extensions.get::<SocketUser>().copied().ok_or_else(Refusal::not_local)?;
     let request_id = head.extensions.get::<RequestId>().cloned().unwrap_or_default();
     head.extensions.insert(Caller { principal: Principal::of_socket(uid), request: request_id, trace: None });
-    let is_json = is_json(&head.headers);
+    let (is_json, is_taken) = (is_json(&head.headers), !head.headers.contains_key(header::ORIGIN));
     // Without a message there is nothing to check; the protocol refuses what is no POST.
     let mut bytes = Bytes::new();
     if head.method == Method::POST && is_json {
@@ -60,5 +60,5 @@ async fn admit(request: Request) -> Result<Admitted, Refusal> {
         check_message(&bytes)?;
         check_version(&head.headers, &bytes)?;
     }
-    Ok(Admitted { head, bytes, is_json, held: None })
+    Ok(Admitted { head, bytes, is_json, is_taken, held: None })
 }

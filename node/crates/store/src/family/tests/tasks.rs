@@ -61,12 +61,10 @@ pub(super) fn pair() -> impl Strategy<Value = (Key, Record)> {
     prop_oneof![
         // The id is in the key alone.
         task().prop_map(|task| (Key::Task(task.id), Record::Task(Box::new(task)))),
-        (digests, numbers, answer(), any::<bool>()).prop_map(
-            |((key, digest), (revision, term, ends), answer, is_shared)| {
-                let once = Once { digest, revision, term, answer, is_shared, ends_at: Timestamp(ends) };
-                (Key::Once(key), Record::Once(once))
-            }
-        ),
+        (digests, numbers, answer()).prop_map(|((key, digest), (revision, term, ends), answer)| {
+            let once = Once { digest, revision, term, answer, ends_at: Timestamp(ends) };
+            (Key::Once(key), Record::Once(once))
+        }),
         (any::<u64>(), due).prop_map(|(at, due)| (Key::Deadline(Timestamp(at), due), Record::Present)),
         (".{0,20}", id()).prop_map(|(subject, id)| (Key::OpenTask(subject, id), Record::Present)),
     ]
@@ -127,12 +125,9 @@ fn golden_samples_of_tasks_and_keyed_answers_have_not_changed() {
     let value_hex = "01 0a0174 12027b7d 1a0173 2005 3202 1200 520161 5801 6002".replace(' ', "");
     golden(&Key::Task(TaskId([7; 16])), &Record::Task(Box::new(plain)), &key_hex, &value_hex);
 
-    for (is_shared, behind) in [(false, ""), (true, " 2001")] {
-        let (digest, ends_at) = ([8; 32], Timestamp(300));
-        let once = Once { digest, revision: 9, term: 2, answer: Answer::Done, is_shared, ends_at };
-        let value_hex = format!("010a20{} 1206 0809 1002 1a00 18ac02{behind}", "08".repeat(32)).replace(' ', "");
-        golden(&Key::Once([7; 32]), &Record::Once(once), &format!("16{}", "07".repeat(32)), &value_hex);
-    }
+    let once = Once { digest: [8; 32], revision: 9, term: 2, answer: Answer::Done, ends_at: Timestamp(300) };
+    let value_hex = format!("010a20{} 1206 0809 1002 1a00 18ac02", "08".repeat(32)).replace(' ', "");
+    golden(&Key::Once([7; 32]), &Record::Once(once), &format!("16{}", "07".repeat(32)), &value_hex);
 
     let open_hex = format!("19730001{}", "07".repeat(16));
     golden(&Key::OpenTask("s".to_owned(), TaskId([7; 16])), &Record::Present, &open_hex, "01");

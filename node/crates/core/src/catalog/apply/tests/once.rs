@@ -80,7 +80,7 @@ fn a_request_that_comes_again_has_one_effect_and_the_same_answer() {
     assert_eq!(world.value(), Some(2));
     let once = read::once(&world.view, &[1; 32]).expect("readable").expect("kept");
     let ends_at = Timestamp(1 + KEPT);
-    assert_eq!(once, Once { digest: [1; 32], revision: 3, term: 7, answer: wrote(0), is_shared: false, ends_at });
+    assert_eq!(once, Once { digest: [1; 32], revision: 3, term: 7, answer: wrote(0), ends_at });
     assert_eq!(world.counted().once, 2);
 }
 
@@ -100,32 +100,6 @@ fn a_pin_that_comes_again_is_answered_with_the_version_of_the_first_time() {
     assert_eq!(world.ask(3, 2, 1, pin(2)).0, Answer::Pinned { digest: Digest([2; 32]) }, "it changes what is pinned");
     assert_eq!(world.ask(4, 3, 1, pin(2)).0, Answer::Pinned { digest: Digest([2; 32]) }, "it changes nothing");
     assert_eq!(world.apply(&entry(5, pin(2))).answer, Answer::Done, "nobody keeps it");
-}
-
-#[test]
-fn it_is_remembered_whether_somebody_else_wanted_the_model_before() {
-    let ask = || Command::AskModel {
-        name: "m".parse().expect("a name"),
-        replicas: crate::catalog::record::Replicas::Count(1),
-        insecure: false,
-        want: Default::default(),
-        declared: false,
-        unsaid: false,
-        away: Default::default(),
-    };
-    let check = |before: Option<&str>, expected: bool| {
-        let mut world = World::new();
-        if let Some(before) = before {
-            world.apply(&Entry { principal: before.to_owned(), ..entry(1, ask()) });
-        }
-        world.apply(&Entry { principal: "node/1 for uid/7".to_owned(), ..keyed(2, 1, 1, ask()) });
-        let once = read::once(&world.view, &[1; 32]).expect("readable").expect("kept");
-        assert_eq!(once.is_shared, expected, "{before:?}");
-    };
-    check(None, false);
-    check(Some("node/2 for uid/7"), false);
-    check(Some("node/1 for admin"), true);
-    check(Some("node/1"), true);
 }
 
 #[test]

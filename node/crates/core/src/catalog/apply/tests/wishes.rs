@@ -86,6 +86,7 @@ fn a_round_is_on_record_from_the_question_to_the_version() {
         want: Default::default(),
         declared: false,
         surplus: Default::default(),
+        shared: false,
     };
     assert_eq!(world.wish("demo"), begun);
     assert_eq!(world.wish("demo").name.to_string(), "Demo:latest", "spelled as it was asked for");
@@ -275,6 +276,33 @@ fn what_is_told_late_or_by_the_wrong_node_is_refused() {
     world.check(forget("m"), Answer::Done);
     let gone = refused(Refusal::WishNotFound(name("m")));
     world.check(fail(2, "m", next, full), gone);
+}
+
+#[test]
+fn a_wish_says_that_somebody_else_asked_for_it_before_until_it_is_forgotten() {
+    let (admin, own, again) = ("node/1 for admin", "node/1 for uid/7", "node/2 for uid/7");
+    // Each asks for one copy more; nobody: it is forgotten.
+    let check = |version: u32, askers: &[&str], expected: bool| {
+        let mut world = World::new();
+        let cluster = read::cluster(&world.view).expect("readable").expect("there is one");
+        world.view.write(&[put(Key::Cluster, Record::Cluster(Cluster { version, ..cluster }))]);
+        for (asker, count) in askers.iter().zip(1..) {
+            world.index += 1;
+            let command = if asker.is_empty() { forget("m") } else { ask("m", Replicas::Count(count)) };
+            let asked = Entry { principal: (*asker).to_owned(), ..entry(world.index, command) };
+            let answer = world.view.apply(world.index, 1, &asked).expect("no fault");
+            assert!(!matches!(answer, Answer::Refused(_)), "{asker}: {answer:?}");
+        }
+        assert_eq!(world.wish("m").shared, expected, "{version} {askers:?}");
+    };
+    check(CLUSTER_VERSION, &[own], false);
+    check(CLUSTER_VERSION, &[own, again], false);
+    check(CLUSTER_VERSION, &[admin, own], true);
+    check(CLUSTER_VERSION, &["node/1", own], true);
+    check(CLUSTER_VERSION, &[admin, own, again], true);
+    check(CLUSTER_VERSION, &[own, admin, own], true);
+    check(CLUSTER_VERSION, &[admin, own, "", own], false);
+    check(4, &[admin, own], false);
 }
 
 #[test]
