@@ -383,7 +383,7 @@ async fn an_assistant_of_the_handshake_is_served_and_nodes_hear_the_newer_words(
     assistant.send(json!(1), "ping", json!({})).await;
     assert_eq!(assistant.hear().await, json!({"jsonrpc": "2.0", "id": 1, "result": {}}));
     assistant.send(json!(2), "tools/list", json!({})).await;
-    assert_eq!(assistant.hear().await, json!({"jsonrpc": "2.0", "id": 2, "result": {"tools": tools()}}));
+    assert_eq!(assistant.hear().await, json!({"jsonrpc": "2.0", "id": 2, "result": {"tools": tools(false)}}));
     assistant.send(json!(3), "logging/setLevel", json!({"level": "info"})).await;
     let told = assistant.hear().await;
     assert_eq!((&told["id"], &told["error"]["code"]), (&json!(3), &json!(-32_601)));
