@@ -429,7 +429,7 @@ impl Tool {
                 takes(KEY) == (spec.idempotency == Idempotency::ByKey),
                 "it is made harmless by a key and takes none, or the other way round",
             ),
-            (takes(DRY_RUN) == spec.task, "a task, and nothing else, is asked for a dry run"),
+            (takes(DRY_RUN) || !spec.task, "a task takes no dry run"),
             (
                 matches!(how, How::Task { .. }) == spec.task,
                 "it says that it is a task and works in none, or the reverse",
@@ -646,8 +646,8 @@ mod tests {
         let properties = told["outputSchema"]["properties"].as_object().expect("an object");
         assert_eq!(properties.keys().collect::<Vec<_>>(), ["task", "plan", "result", "next"]);
         let problems = |made: Result<Tool, DeclarationError>| made.expect_err("it contradicts itself").problems.len();
-        // It says that it is none, and takes a dry run.
-        assert_eq!(problems(works(Spec { task: false, ..task })), 2);
+        // It says that it is none, and works in one.
+        assert_eq!(problems(works(Spec { task: false, ..task })), 1);
         assert_eq!(problems(works(Spec { idempotency: Idempotency::Natural, ..task })), 1);
         // It says that it is one, takes neither a key nor a dry run, and works in none.
         assert_eq!(problems(Tool::new(task, |_: Call, asked: Asked| ready(Ok(asked)).boxed())), 3);
