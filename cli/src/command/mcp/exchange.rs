@@ -201,9 +201,9 @@ fn kind_of(message: &Value, id: u64) -> Kind {
 fn judged(status: u16, body: &[u8], id: u64) -> Outcome {
     let message: Value = serde_json::from_slice(body).unwrap_or_default();
     let is_answer = kind_of(&message, id) == Kind::Answer;
-    // Who is sent elsewhere, who may not ask here, who asks too much, and what is stopping: the door says so before
-    // anything is done.
-    let is_turned_away = matches!(status, 301 | 307 | 308 | 401 | 403 | 405 | 421 | 429 | 503);
+    // Who is sent elsewhere, who may not ask here, who asks too much, what is stopping, and what cannot do such a thing,
+    // which is no node: the door says so before anything is done.
+    let is_turned_away = matches!(status, 301 | 307 | 308 | 401 | 403 | 405 | 421 | 429 | 501 | 503);
     match (is_answer, is_turned_away) {
         (true, true) if message.get("error").is_some() => {
             let why = message["error"]["message"].as_str().unwrap_or_default();
@@ -244,6 +244,7 @@ mod tests {
         check(403, "", "not begun, told false");
         check(301, "<html>", "not begun, told false");
         check(503, "too many client connections", "not begun, told false");
+        check(501, "<html>", "not begun, told false");
         check(404, "404 page not found", "not begun, told false");
         check(200, "<html>", "unknown");
         check(200, r#"{"jsonrpc":"2.0","id":8,"result":{}}"#, "unknown");
