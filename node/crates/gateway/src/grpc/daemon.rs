@@ -404,7 +404,10 @@ impl AdminError {
         };
         let told = error.to_string();
         let (what, why) = match code {
-            ErrorCode::NoQuorum => ("no quorum: a majority of voters did not answer".to_owned(), told),
+            ErrorCode::NoQuorum => {
+                let why = told.strip_prefix("no quorum: ").unwrap_or(&told);
+                ("no quorum: a majority of voters did not answer".to_owned(), why.to_owned())
+            }
             ErrorCode::OutcomeUnknown => ("the change was sent, but its outcome did not come back".to_owned(), told),
             _ => (told, String::new()),
         };
@@ -491,6 +494,13 @@ mod tests {
         check(Refusal::TaskNotFound(id), ErrorCode::TaskNotFound, "ollamax task list");
         let token = Refusal::TokenInvalid(TokenProblem::UsedUp);
         check(token, ErrorCode::TokenInvalid, "ollamax token create");
+    }
+
+    #[test]
+    fn that_there_is_no_quorum_is_said_once() {
+        let error = AdminError::from(metadata::ProposeError::NoQuorum("nobody leads".to_owned()));
+        let expected = ("no quorum: a majority of voters did not answer", "nobody leads");
+        assert_eq!((error.what.as_str(), error.why.as_str()), expected);
     }
 
     #[test]
