@@ -6,8 +6,8 @@
 //! done, whatever is heard later, also where a node asked again says that it cannot say; a node's death is told within
 //! [`SEARCH_MAX`], unless another node goes on; a subscription that was acknowledged is opened again until the
 //! assistant ends it, with the caller's own rights as soon as there is a way that has them: elsewhere its tasks may be
-//! somebody else's; that others have no such task or tool is no answer to a caller with more rights, whether the
-//! protocol says so or a tool.
+//! somebody else's; that others have no such task or tool, may not use it, or have no tasks at all, is no answer to a
+//! caller with more rights, whether the protocol says so or a tool.
 
 use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -46,6 +46,11 @@ const AGAIN: Duration = Duration::from_millis(250);
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
+/// The tool that tells of its caller's own tasks, and of no others to whoever is no administrator.
+const LISTS_TASKS: &str = "list_tasks";
+/// What a node says to whoever lacks a permission, and of nothing else that is forbidden.
+const LACKS: &str = " needs the permission ";
+
 /// Lines to people that wait for somebody to read them.
 const SAID_MAX: usize = 64;
 /// To the thread that writes them, so that a pipe which nobody empties holds nothing else up.
@@ -71,8 +76,30 @@ pub(crate) struct Bridge {
 enum Failed {
     /// Nothing was done: what each node said, and the last one's own error where each had one of the protocol.
     NoNode(Vec<String>, Option<Value>),
-    /// It was sent to this node, and nobody knows what was done. The key under which it is had once, where it has one.
-    Unknown(String, Option<String>),
+    /// Nothing was done: nodes answered that take the caller for another one, and no way with its own rights did. What
+    /// each said.
+    Elsewhere(Vec<String>),
+    /// It was sent to this node, and nobody knows what was done. How it may be sent again.
+    Unknown(String, Again),
+}
+
+/// How a request may be sent again of which nobody knows what was done.
+#[derive(Debug, Clone, PartialEq)]
+enum Again {
+    /// It would have effect twice.
+    Not,
+    /// As it is.
+    AsItIs,
+    /// With this key.
+    WithKey(String),
+}
+
+/// Why an answer is not the last word on a request.
+enum Open {
+    /// It says nothing of what was begun before, but this.
+    Passes(String),
+    /// It is another caller's.
+    OfAnother,
 }
 
 /// The search for a node that answers one request.
@@ -87,6 +114,8 @@ struct Search {
     /// The last one's own error, as long as each had one.
     told: Option<Value>,
     is_untold: bool,
+    /// A node took the caller for another one.
+    is_elsewhere: bool,
 }
 
 // === impl Bridge ===
@@ -238,14 +267,15 @@ impl Bridge {
         left: Vec<usize>,
         telling: &mut Telling,
     ) -> Result<(usize, Value), Failed> {
-        let may_repeat = hints::may_repeat(request, hints);
-        let key = hints::key_of(request, hints).map(ToOwned::to_owned);
+        let again = Again::of(request, hints);
         let mut search = Search::begin(left, Instant::now());
         while let Some(node) = self.next(&mut search).await {
             let name = self.ways.name(node);
-            match self.ask_at(node, request, search.ends_at, telling).await {
+            let outcome = self.ask_at(node, request, search.ends_at, telling).await;
+            let is_hung = matches!(outcome, Outcome::Hung(_));
+            match outcome {
                 Outcome::Answered(answer) => match self.left_open(request, node, &answer, search.begun.is_some()) {
-                    Some(why) => search.fail(format!("{name}: {why}"), None),
+                    Some(why) => search.leave_open(&name, why),
                     None => {
                         self.answered(node, &name);
                         return Ok((node, answer));
@@ -255,12 +285,15 @@ impl Bridge {
                     self.failed(node, &name, &why);
                     search.fail(format!("{name}: {why}"), told);
                 }
-                Outcome::Unknown(why) => {
+                Outcome::Unknown(why) | Outcome::Hung(why) => {
                     self.failed(node, &name, &why);
+                    if is_hung {
+                        self.rest(node, &mut search);
+                    }
                     let said = format!("{name}: {why}");
                     // One that it has died of twice is not put to it again.
-                    if !may_repeat || search.begun_at.contains(&node) {
-                        return Err(Failed::Unknown(said, key));
+                    if again == Again::Not || search.begun_at.contains(&node) {
+                        return Err(Failed::Unknown(said, again));
                     }
                     search.begun_at.push(node);
                     if hints::changes(request, hints) && search.begun.is_none() {
@@ -271,7 +304,16 @@ impl Bridge {
                 }
             }
         }
-        Err(search.failed(key))
+        Err(search.failed(again))
+    }
+
+    /// A node hangs: every way to it rests, and this request goes none of them.
+    fn rest(&self, node: usize, search: &mut Search) {
+        let now = Instant::now();
+        for way in (0..self.ways.count()).filter(|way| self.ways.is_same_node(node, *way)) {
+            self.nodes.hangs(way, now);
+            search.tried.push(way);
+        }
     }
 
     /// The next node, while there is one and time. A change that may have been begun goes on with the rights that it
@@ -291,24 +333,28 @@ impl Bridge {
 
     /// Why an answer is not the last word on a request; nothing where it is. Where the request may have been begun
     /// before, an error of the protocol, or one that passes, says nothing of what that came to.
-    fn left_open(&self, request: &Request, node: usize, answer: &Value, was_begun: bool) -> Option<String> {
-        let refusal = message::refusal_of(answer)?;
+    fn left_open(&self, request: &Request, node: usize, answer: &Value, was_begun: bool) -> Option<Open> {
+        let refusal = message::refusal_of(answer);
+        if self.is_elsewhere(request, node, refusal.as_ref()) {
+            return Some(Open::OfAnother);
+        }
+        let refusal = refusal.filter(|_| was_begun)?;
         let passes = refusal["code"].is_number() || refusal["retryable"].as_bool() == Some(true);
-        let is_open = (was_begun && passes) || self.is_elsewhere(request, node, &refusal);
-        is_open.then(|| refusal["message"].as_str().unwrap_or_default().to_owned())
+        passes.then(|| Open::Passes(refusal["message"].as_str().unwrap_or_default().to_owned()))
     }
 
-    /// Whether a node refuses what the caller's own rights may have: a task, or a tool that stood in a list, is as none
-    /// to it, since it takes the caller for another one. Nothing was done, and the way with those rights, which failed or
-    /// rests, has the word.
-    fn is_elsewhere(&self, request: &Request, node: usize, refusal: &Value) -> bool {
-        let code = &refusal["code"];
-        let is_of_rights = match hints::tool_of(request) {
-            Some(tool) => {
+    /// Whether a node answers to another caller than the one who asks: a task, or a tool that stood in a list, is as none
+    /// to it, or may not be used, or it lists that one's tasks. Nothing was done, and the way with the caller's own
+    /// rights, which failed or rests, has the word.
+    fn is_elsewhere(&self, request: &Request, node: usize, refusal: Option<&Value>) -> bool {
+        let is_of_rights = match (hints::tool_of(request), refusal) {
+            (Some(tool), Some(refusal)) => {
+                let code = &refusal["code"];
                 let is_as_none = *code == INVALID_PARAMS || *code == ErrorCode::TaskNotFound.as_str();
-                is_as_none && self.known.of(tool).is_some()
+                (is_as_none && self.known.of(tool).is_some()) || is_of_permission(refusal)
             }
-            None => request.method.starts_with("tasks/"),
+            (Some(tool), None) => tool == LISTS_TASKS,
+            (None, refusal) => refusal.is_some() && request.method.starts_with("tasks/"),
         };
         is_of_rights && self.has_own_rights.load(Ordering::Relaxed) && !self.ways.has_own_rights(node)
     }
@@ -326,7 +372,7 @@ impl Bridge {
         tokio::select! {
             biased;
             outcome = asking => outcome,
-            () = self.hangs(node) => Outcome::Unknown("it answers nothing any more".to_owned()),
+            () = self.hangs(node) => Outcome::Hung("it answers nothing any more".to_owned()),
         }
     }
 
@@ -407,7 +453,9 @@ impl Bridge {
                     self.answered(node, &name);
                     return answer.get_mut("result").map(|result| (node, result.take()));
                 }
-                Ok(Outcome::NotBegun(why, _) | Outcome::Unknown(why)) => self.failed(node, &name, &why),
+                Ok(Outcome::NotBegun(why, _) | Outcome::Unknown(why) | Outcome::Hung(why)) => {
+                    self.failed(node, &name, &why);
+                }
                 Err(_) => self.failed(node, &name, &format!("no answer within {} ms", OWN_MAX.as_millis())),
             }
         }
@@ -415,12 +463,38 @@ impl Bridge {
     }
 }
 
+/// Whether what is refused is refused for want of a permission: of other callers it may be had.
+fn is_of_permission(refusal: &Value) -> bool {
+    let lacks = refusal["message"].as_str().is_some_and(|text| text.contains(LACKS));
+    refusal["code"] == ErrorCode::Forbidden.as_str() && lacks
+}
+
+// === impl Again ===
+
+impl Again {
+    fn of(request: &Request, hints: Option<Hints>) -> Self {
+        match hints::key_of(request, hints) {
+            Some(key) => Self::WithKey(key.to_owned()),
+            None if hints::may_repeat(request, hints) => Self::AsItIs,
+            None => Self::Not,
+        }
+    }
+}
+
 // === impl Search ===
 
 impl Search {
     fn begin(tried: Vec<usize>, now: Instant) -> Self {
-        let (said, begun_at) = (Vec::new(), Vec::new());
-        Self { tried, ends_at: now + SEARCH_MAX, begun_at, begun: None, said, told: None, is_untold: false }
+        Self {
+            tried,
+            ends_at: now + SEARCH_MAX,
+            begun_at: Vec::new(),
+            begun: None,
+            said: Vec::new(),
+            told: None,
+            is_untold: false,
+            is_elsewhere: false,
+        }
     }
 
     /// A node did not answer.
@@ -432,10 +506,23 @@ impl Search {
         self.told = told;
     }
 
-    /// What is told of it with this key.
-    fn failed(self, key: Option<String>) -> Failed {
+    /// A node answered, and not with the last word.
+    fn leave_open(&mut self, name: &str, why: Open) {
+        let why = match why {
+            Open::Passes(why) => why,
+            Open::OfAnother => {
+                self.is_elsewhere = true;
+                "it takes you for another caller".to_owned()
+            }
+        };
+        self.fail(format!("{name}: {why}"), None);
+    }
+
+    /// What is told of it.
+    fn failed(self, again: Again) -> Failed {
         match self.begun {
-            Some((_, said)) => Failed::Unknown(said, key),
+            Some((_, said)) => Failed::Unknown(said, again),
+            None if self.is_elsewhere => Failed::Elsewhere(self.said),
             None => Failed::NoNode(self.said, self.told.filter(|_| !self.is_untold)),
         }
     }
@@ -477,21 +564,33 @@ impl Failed {
                             that runs: ollamax mcp --node http://HOST:PORT";
                 (ErrorCode::PeerUnreachable, text, next.to_owned())
             }
-            Self::Unknown(said, key) => {
+            Self::Elsewhere(said) => {
+                let text = format!(
+                    "only this machine's daemon knows your rights and your tasks, and it cannot be asked now: {}",
+                    said.join("; ")
+                );
+                let next = "start this machine's daemon: ollamax-node run; see what keeps it: ollamax doctor; then ask \
+                            again";
+                (ErrorCode::PeerUnreachable, text, next.to_owned())
+            }
+            Self::Unknown(said, again) => {
                 let called = hints::tool_of(request).unwrap_or(&request.method);
                 let text = format!(
                     "the connection broke while {called} was worked at, and what was done is not known: {said}"
                 );
                 let look =
                     "look at what it changes before it is repeated: list_tasks and list_events say what was begun";
-                let next = match key {
-                    Some(key) => {
+                let next = match again {
+                    Again::WithKey(key) => {
                         data["idempotency_key"] = key.clone().into();
                         format!(
                             "when the node is back, repeat it with idempotency_key {key}: it has effect once; or {look}"
                         )
                     }
-                    None => look.to_owned(),
+                    Again::AsItIs => {
+                        format!("when the node is back, send it again as it is: it has effect once; or {look}")
+                    }
+                    Again::Not => look.to_owned(),
                 };
                 (ErrorCode::OutcomeUnknown, text, next)
             }
@@ -517,20 +616,50 @@ mod tests {
     fn each_failure_says_with_the_right_id_what_to_do() {
         let params = json!({"name": "pull_model"}).as_object().cloned().expect("an object");
         let request = Request { id: json!("a"), method: "tools/call".to_owned(), params };
-        let told = Failed::Unknown("n1: gone".to_owned(), Some("k".to_owned())).told(&request);
+        let told = Failed::Unknown("n1: gone".to_owned(), Again::WithKey("k".to_owned())).told(&request);
         assert_eq!((&told["id"], &told["error"]["code"]), (&json!("a"), &json!(INTERNAL_ERROR)));
         let text = "the connection broke while pull_model was worked at, and what was done is not known: n1: gone";
         assert_eq!(told["error"]["message"], text);
         assert_eq!(told["error"]["data"]["code"], "outcome_unknown");
         assert_eq!(told["error"]["data"]["idempotency_key"], "k");
         assert!(told["error"]["data"]["next"].as_str().is_some_and(|next| next.contains("idempotency_key k")));
-        let told = Failed::Unknown("n1: gone".to_owned(), None).told(&request);
+        let told = Failed::Unknown("n1: gone".to_owned(), Again::AsItIs).told(&request);
+        assert!(told["error"]["data"]["next"].as_str().is_some_and(|next| next.contains("send it again as it is")));
+        let told = Failed::Unknown("n1: gone".to_owned(), Again::Not).told(&request);
         assert!(told["error"]["data"]["next"].as_str().is_some_and(|next| next.starts_with("look at")));
+        let told = Failed::Elsewhere(vec!["n1: refused".to_owned(), "n2: another".to_owned()]).told(&request);
+        let text = told["error"]["message"].as_str().expect("text");
+        assert!(
+            text.starts_with("only this machine's daemon") && text.ends_with(": n1: refused; n2: another"),
+            "{text}"
+        );
+        assert_eq!(told["error"]["data"]["code"], "peer_unreachable");
         let told = Failed::NoNode(vec!["n1: refused".to_owned(), "n2: gone".to_owned()], None).told(&request);
         assert_eq!(told["error"]["message"], "no node answers: n1: refused; n2: gone");
         assert_eq!((&told["id"], &told["error"]["data"]["code"]), (&json!("a"), &json!("peer_unreachable")));
         let own = json!({"error": {"code": 1}});
         assert_eq!(Failed::NoNode(Vec::new(), Some(own.clone())).told(&request), own);
+    }
+
+    #[test]
+    fn what_has_effect_once_may_be_sent_again_as_it_is_or_with_its_key() {
+        let known = Known::default();
+        let properties = json!({"idempotency_key": {"type": "string"}});
+        known.learn(&json!({"tools": [{"name": "pulls", "inputSchema": {"properties": properties}}]}));
+        let check = |method: &str, params: Value, expected: Again| {
+            let params = params.as_object().cloned().expect("an object");
+            let request = Request { id: json!(7), method: method.to_owned(), params };
+            let hints = hints::tool_of(&request).and_then(|tool| known.of(tool));
+            assert_eq!(Again::of(&request, hints), expected, "{method}");
+        };
+        check("tasks/update", json!({"taskId": "a"}), Again::AsItIs);
+        check("tasks/cancel", json!({"taskId": "a"}), Again::AsItIs);
+        check("tools/call", json!({"name": "pulls", "requestState": "sealed"}), Again::AsItIs);
+        let keyed = json!({"name": "pulls", "arguments": {"idempotency_key": "k"}});
+        check("tools/call", keyed, Again::WithKey("k".to_owned()));
+        check("tools/call", json!({"name": "pulls"}), Again::Not);
+        check("tools/call", json!({"name": "unheard_of"}), Again::Not);
+        check("a/method", json!({}), Again::Not);
     }
 
     #[tokio::test(start_paused = true)]

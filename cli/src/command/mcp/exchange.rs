@@ -1,8 +1,9 @@
 //! One request at one node: a connection of its own, the request by HTTP, and what came of it.
 //!
 //! Always: what came of a request is one of three things that may be acted upon: it was answered, it was not begun, or
-//! nobody knows. One that did not go out whole was not begun, since nodes read a message to its end before they look at
-//! it. Dropping an exchange closes its connection, which is how nodes hear that nobody waits any more.
+//! nobody knows, where a node that hangs is told from others. One that did not go out whole was not begun, since nodes
+//! read a message to its end before they look at it. Dropping an exchange closes its connection, which is how nodes hear
+//! that nobody waits any more.
 
 use std::future::pending;
 use std::io;
@@ -41,6 +42,8 @@ pub(crate) trait Ways: Send + Sync + 'static {
     /// Whether who goes it is who they are on this machine. At the end of all others they are programs of the node's
     /// machine, with fewer rights and with keys and tasks of their own.
     fn has_own_rights(&self, node: usize) -> bool;
+    /// Whether two of them lead to the same node, so that what hangs at the end of one hangs at the other's.
+    fn is_same_node(&self, one: usize, other: usize) -> bool;
     /// Goes one.
     fn connect(&self, node: usize) -> BoxFuture<'static, io::Result<Way>>;
 }
@@ -63,6 +66,8 @@ pub(crate) enum Outcome {
     NotBegun(String, Option<Value>),
     /// It was sent, and nobody knows what was done. Why.
     Unknown(String),
+    /// The same, and the node answers nothing else either.
+    Hung(String),
 }
 
 /// What a message of a node is, to who waits for the answer to a request.
@@ -228,7 +233,7 @@ mod tests {
             let found = match judged(status, body.as_bytes(), 7) {
                 Outcome::Answered(message) => format!("answered {}", message["id"]),
                 Outcome::NotBegun(_, told) => format!("not begun, told {}", told.is_some()),
-                Outcome::Unknown(_) => "unknown".to_owned(),
+                Outcome::Unknown(_) | Outcome::Hung(_) => "unknown".to_owned(),
             };
             assert_eq!(found, expected, "{status} {body}");
         };

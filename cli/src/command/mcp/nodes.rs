@@ -1,7 +1,7 @@
 //! The nodes that may be asked, in the order in which they were named, and what is remembered of how each did.
 //!
 //! A node that failed rests, longer each time, and is asked after the others meanwhile: it is never given up, since it
-//! may be the last one, or back.
+//! may be the last one, or back. One that hangs rests for much longer than it takes to find that out.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -12,6 +12,8 @@ use tokio::time::Instant;
 const REST_MIN: Duration = Duration::from_millis(250);
 /// How long a node rests at most.
 const REST_MAX: Duration = Duration::from_secs(10);
+/// How long one rests that takes connections and answers nothing.
+const REST_OF_HUNG: Duration = Duration::from_secs(20);
 
 /// How a node did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -51,6 +53,11 @@ impl Nodes {
             *health = Health { failures: health.failures.saturating_add(1), rests_until: Some(now + rest) };
             was_well
         })
+    }
+
+    /// A node hangs, or is another way to one that does.
+    pub(crate) fn hangs(&self, node: usize, now: Instant) {
+        self.with(node, |health| health.rests_until.replace(now + REST_OF_HUNG).is_some());
     }
 
     fn with(&self, node: usize, change: impl FnOnce(&mut Health) -> bool) -> bool {
@@ -115,5 +122,24 @@ mod tests {
         assert_eq!(nodes.choose(|node| node != 0, now), Some(1));
         assert_eq!(nodes.choose(|_| false, now), None);
         assert!(!nodes.failed(9, now) && !nodes.answered(9));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_hangs_rests_for_long_whether_it_was_asked_or_is_another_way_to_it() {
+        let now = Instant::now();
+        let check = |is_asked: bool| {
+            let nodes = Nodes::new(2);
+            if is_asked {
+                nodes.failed(0, now);
+            }
+            nodes.hangs(0, now);
+            let first = |after_ms: u64| nodes.choose(|_| true, now + Duration::from_millis(after_ms));
+            assert_eq!((first(19_999), first(20_000)), (Some(1), Some(0)), "{is_asked}");
+            // Only of one that was asked is it told that it answers again.
+            assert_eq!(nodes.answered(0), is_asked);
+            assert_eq!(first(0), Some(0), "{is_asked}");
+        };
+        check(true);
+        check(false);
     }
 }

@@ -107,6 +107,11 @@ impl Ways for Targets {
         false
     }
 
+    fn is_same_node(&self, one: usize, other: usize) -> bool {
+        let is_of_daemon = |way: usize| self.targets.get(way).is_some_and(|target| !matches!(target, Target::Named(_)));
+        one == other || (is_of_daemon(one) && is_of_daemon(other))
+    }
+
     fn connect(&self, node: usize) -> BoxFuture<'static, io::Result<Way>> {
         let global = self.global.clone();
         match self.targets.get(node).cloned() {
@@ -254,6 +259,11 @@ mod tests {
         assert_eq!(names[0], "the daemon's socket");
         let own = (0..targets.count()).filter(|node| targets.has_own_rights(*node)).count();
         assert_eq!(own, usize::from(cfg!(unix)));
+        // Its socket and its listener are one node, and whoever is named is another.
+        let ways = targets.count();
+        let daemons = (0..ways).filter(|way| targets.is_same_node(0, *way)).count();
+        assert_eq!((daemons, ways), (own + 1, own + 3));
+        assert!(!targets.is_same_node(ways - 1, ways - 2) && targets.is_same_node(ways - 1, ways - 1));
         let refused = |named: &[String]| Targets::new(&global, named).expect_err("refused").exit();
         assert_eq!(refused(&["https://a.lan".to_owned()]), 2);
         let many = vec!["http://a.lan".to_owned(); NODES_MAX + 1];

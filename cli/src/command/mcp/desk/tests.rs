@@ -88,6 +88,10 @@ impl Ways for Lab {
         self.0[node].is_own.load(Ordering::Relaxed)
     }
 
+    fn is_same_node(&self, one: usize, other: usize) -> bool {
+        self.0[one].name == self.0[other].name
+    }
+
     fn connect(&self, node: usize) -> BoxFuture<'static, io::Result<Way>> {
         let node = Arc::clone(&self.0[node]);
         Box::pin(async move {
@@ -143,9 +147,15 @@ impl Node {
                 return Some((400, message::error(id, message::INVALID_PARAMS, "no such tool", Value::Null)));
             }
             ("tools/call", Some("looks_up")) if !self.is_own.load(Ordering::Relaxed) => {
-                refused("task_not_found", false)
+                refused("task_not_found", "there is no such task", false)
             }
-            ("tools/call", Some("pulls")) if self.is_leaderless.load(Ordering::Relaxed) => refused("no_quorum", true),
+            ("tools/call", Some("manages")) if !self.is_own.load(Ordering::Relaxed) => {
+                refused("forbidden", "manages needs the permission manage, which you do not have", false)
+            }
+            ("tools/call", Some("chats")) => refused("forbidden", "tiny is disabled", false),
+            ("tools/call", Some("pulls")) if self.is_leaderless.load(Ordering::Relaxed) => {
+                refused("no_quorum", "nobody leads", true)
+            }
             ("tools/call", Some("turned_away")) => {
                 return Some((403, message::error(&Value::Null, INVALID_REQUEST, "not you", Value::Null)));
             }
@@ -161,8 +171,8 @@ impl Node {
 }
 
 /// What a tool says that did not do what was asked.
-fn refused(code: &str, retryable: bool) -> Value {
-    let said = json!({"code": code, "message": format!("it is {code}"), "next": "look", "retryable": retryable});
+fn refused(code: &str, text: &str, retryable: bool) -> Value {
+    let said = json!({"code": code, "message": text, "next": "look", "retryable": retryable});
     json!({"resultType": "complete", "content": [{"type": "text", "text": said.to_string()}], "isError": true})
 }
 
@@ -181,6 +191,9 @@ fn tools(is_own: bool) -> Value {
         tool("pulls", false, key.clone()),
         tool("administers", false, json!({})),
         tool("looks_up", true, json!({})),
+        tool("manages", false, json!({})),
+        tool("list_tasks", true, json!({})),
+        tool("chats", false, json!({})),
         tool("turned_away", true, json!({})),
     ];
     // Others are not told of it.
@@ -543,15 +556,19 @@ async fn that_a_task_is_unknown_to_others_is_no_answer_while_its_caller_is_away(
 async fn that_a_tool_is_unknown_to_others_is_no_answer_while_its_caller_is_away() {
     let (n1, n2) = (Hold::new("n1", false).of_caller(), Hold::new("n2", false));
     let mut assistant = Assistant::start(&[&n1, &n2]);
-    // Of the other one a tool itself says that it has no such task.
-    for tool in ["administers", "looks_up"] {
+    // Of the other one a tool itself says that it has no such task, or may not be used, or that it lists none.
+    for tool in ["administers", "looks_up", "manages", "list_tasks"] {
         n1.become_so(Mood::Open);
         assistant.call(7, tool).await;
         assert_eq!(assistant.node_of(7).await, "n1", "{tool}");
         n1.become_so(Mood::Refusing);
         for id in [8, 9] {
             assistant.call(id, tool).await;
-            assert_eq!(code_of(&assistant.hear().await), (&json!(id), &json!("peer_unreachable")), "{tool}");
+            let told = assistant.hear().await;
+            assert_eq!(code_of(&told), (&json!(id), &json!("peer_unreachable")), "{tool}");
+            let text = told["error"]["message"].as_str().expect("text");
+            assert!(text.starts_with("only this machine's daemon"), "{tool}: {text}");
+            assert!(text.contains("n2: it takes you for another caller"), "{tool}: {text}");
         }
         n1.become_so(Mood::Open);
         assistant.call(10, tool).await;
@@ -561,6 +578,9 @@ async fn that_a_tool_is_unknown_to_others_is_no_answer_while_its_caller_is_away(
     n1.become_so(Mood::Refusing);
     assistant.send(json!(11), "nonsense", modern(json!({}))).await;
     assert_eq!(assistant.hear().await["error"]["message"], "no such method");
+    assistant.call(12, "chats").await;
+    let told = assistant.hear().await;
+    assert_eq!((&told["id"], &told["result"]["isError"]), (&json!(12), &json!(true)), "{told}");
     assistant.end().await;
 }
 
@@ -894,6 +914,29 @@ async fn a_node_that_takes_connections_and_says_nothing_is_left() {
         assert!(hung_at.elapsed() <= 4 * TOLD_WITHIN, "{:?}", hung_at.elapsed());
         assistant.end().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_hangs_is_waited_for_once_whatever_the_ways_to_it_and_rests_longer_than_that() {
+    let mut socket = Hold::new("n1", true).of_caller();
+    let (listener, n2) = (Hold::new("n1", false), Hold::new("n2", false));
+    let mut assistant = Assistant::start(&[&socket, &listener, &n2]);
+    assistant.call(7, "reads").await;
+    socket.call().await;
+    let hung_at = Instant::now();
+    for way in [&socket, &listener] {
+        *way.node.mood.lock().expect("no panic") = Mood::Mute;
+    }
+    assert_eq!(assistant.node_of(7).await, "n2");
+    assert!(hung_at.elapsed() < Duration::from_secs(5), "{:?}", hung_at.elapsed());
+    tokio::time::advance(Duration::from_secs(15)).await;
+    let asked_at = Instant::now();
+    for id in [8, 9] {
+        assistant.call(id, "reads").await;
+        assert_eq!(assistant.node_of(id).await, "n2");
+    }
+    assert!(asked_at.elapsed() < Duration::from_secs(1), "{:?}", asked_at.elapsed());
+    assistant.end().await;
 }
 
 #[tokio::test(start_paused = true)]
