@@ -343,9 +343,9 @@ impl Bridge {
         passes.then(|| Open::Passes(refusal["message"].as_str().unwrap_or_default().to_owned()))
     }
 
-    /// Whether a node answers to another caller than the one who asks: a task, or a tool that stood in a list, is as none
-    /// to it, or may not be used, or it lists that one's tasks. Nothing was done, and the way with the caller's own
-    /// rights, which failed or rests, has the word.
+    /// Whether a node answers to another caller than the one who asks: a task, or a tool that stood in a list, is as
+    /// none to it, or may not be used, or it lists that one's tasks. Nothing was done, and the way with the caller's
+    /// own rights, which failed or rests, has the word.
     fn is_elsewhere(&self, request: &Request, node: usize, refusal: Option<&Value>) -> bool {
         let is_of_rights = match (hints::tool_of(request), refusal) {
             (Some(tool), Some(refusal)) => {

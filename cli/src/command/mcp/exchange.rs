@@ -2,8 +2,8 @@
 //!
 //! Always: what came of a request is one of three things that may be acted upon: it was answered, it was not begun, or
 //! nobody knows, where a node that hangs is told from others. One that did not go out whole was not begun, since nodes
-//! read a message to its end before they look at it. Dropping an exchange closes its connection, which is how nodes hear
-//! that nobody waits any more.
+//! read a message to its end before they look at it. Dropping an exchange closes its connection, which is how nodes
+//! hear that nobody waits any more.
 
 use std::future::pending;
 use std::io;
@@ -206,8 +206,8 @@ fn kind_of(message: &Value, id: u64) -> Kind {
 fn judged(status: u16, body: &[u8], id: u64) -> Outcome {
     let message: Value = serde_json::from_slice(body).unwrap_or_default();
     let is_answer = kind_of(&message, id) == Kind::Answer;
-    // Who is sent elsewhere, who may not ask here, who asks too much, what is stopping, and what cannot do such a thing,
-    // which is no node: the door says so before anything is done.
+    // Who is sent elsewhere, who may not ask here, who asks too much, what is stopping, and what cannot do such a
+    // thing, which is no node: the door says so before anything is done.
     let is_turned_away = matches!(status, 301 | 307 | 308 | 401 | 403 | 405 | 421 | 429 | 501 | 503);
     match (is_answer, is_turned_away) {
         (true, true) if message.get("error").is_some() => {
