@@ -141,8 +141,8 @@ mod tests {
             assert_eq!(progress.take().text, expected);
         };
         let full = "x".repeat(UNHEARD_BYTES_MAX);
-        check(&[&full], full.clone());
-        check(&[&full, "", "y", "z"], format!("{full}…"));
+        check(&[full.as_str()], full.clone());
+        check(&[full.as_str(), "", "y", "z"], format!("{full}…"));
         check(&[&full[1..], "ä", "z"], format!("{}…", &full[1..]));
     }
 }

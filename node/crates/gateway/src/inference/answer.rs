@@ -152,7 +152,7 @@ mod tests {
             4,
             "hm a majority",
         );
-        check(&[&json!({"response": long, "done": false}).to_string()], 5, &long);
+        check(&[json!({"response": long, "done": false}).to_string().as_str()], 5, &long);
         check(&[r#"{"response":"","done":true}"#], 6, "");
     }
 }
