@@ -7,7 +7,7 @@
 
 use futures::FutureExt as _;
 use futures::stream::StreamExt as _;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use ollamax_core::catalog::{self, Fault, Location, Model, Once, read};
 use ollamax_core::health::Health;
@@ -15,7 +15,7 @@ use ollamax_core::placement::size_text;
 use ollamax_gateway::grpc::{Admin, AdminError, By, TakenBack};
 use ollamax_proto::v1;
 use ollamax_security::draw_request_id;
-use ollamax_tools::ports::{Answer, Changes, DeleteAsked, Deleted, EventView, PullAsked, Rescanned};
+use ollamax_tools::ports::{Answer, Changes, DeleteAsked, Deleted, EventView, PullAsked, Pulled, Rescanned};
 use ollamax_tools::tool::{Call, Foreseen};
 use ollamax_tools::work::Work;
 use ollamax_tools::{Caller, OnceKey, ToolError};
@@ -53,7 +53,7 @@ impl ChangesOverAdmin {
         self.slot.get().ok_or_else(|| refused(self.admin.without_engines()))
     }
 
-    async fn pulled(self, work: Work, asked: PullAsked) -> Result<Vec<String>, ToolError> {
+    async fn pulled(self, work: Work, asked: PullAsked) -> Result<Pulled, ToolError> {
         let (by, mut copies) = (by_work(&work, "pull"), Copies::default());
         // It is to end from the start: a lost node began it, or that it ends could not be put on record.
         if work.cancelled.is_cancelled() {
@@ -68,17 +68,23 @@ impl ChangesOverAdmin {
                 () = work.cancelled.cancelled() => {
                     return Err(self.ended(&by, &asked.model, heard.as_ref()).await);
                 }
-                state = states.next() => state,
+                state = timeout(copies::LOOK_INTERVAL, states.next()) => state,
             };
             match state {
-                Some(state) => {
-                    copies.note(state.map_err(|error| lasting(refused(error)))?);
-                    let (done, total, text) = copies.so_far();
-                    work.progress.tell(done, total, text);
-                }
-                None => return Ok(copies.there()),
+                Ok(Some(state)) => copies.note(state.map_err(|error| lasting(refused(error)))?, Instant::now()),
+                Ok(None) => return Ok(copies.there()),
+                // Nobody says anything: a node may have gone silent, and the registry may be.
+                Err(_) => {}
+            }
+            if let Some((done, total, text)) = copies.so_far(Instant::now(), &|node| self.hears(node)) {
+                work.progress.tell(done, total, text);
             }
         }
+    }
+
+    /// A node that stops hears nobody, which says nothing of others.
+    fn hears(&self, node: NodeId) -> bool {
+        self.slot.get().is_none_or(|engines| is_heard(&engines, node))
     }
 
     /// Somebody has a pull end: nothing more comes of what was asked for here.
@@ -95,7 +101,7 @@ impl ChangesOverAdmin {
         let replicas = self.admin.replicas_of_pull(&pull_request(asked)).map_err(refused)?;
         let name = parse(&asked.model)?;
         let look = copies::Look::now(&engines, &name, replicas).map_err(|fault| refused(fault.into()))?;
-        Ok(plan_lines(&look, &|node| name_of(&engines, node)))
+        Ok(plan_lines(&look, &|node| name_of(&engines, node), &|node| is_heard(&engines, node)))
     }
 
     async fn deleted(self, work: Work, asked: DeleteAsked) -> Result<Deleted, ToolError> {
@@ -178,7 +184,7 @@ impl Changes for ChangesOverAdmin {
         std::future::ready(self.foreseen(asked).map(Foreseen::of)).boxed()
     }
 
-    fn pull(&self, work: Work, asked: PullAsked) -> Answer<Vec<String>> {
+    fn pull(&self, work: Work, asked: PullAsked) -> Answer<Pulled> {
         self.clone().pulled(work, asked).boxed()
     }
 

@@ -17,7 +17,7 @@ use crate::tool::{Call, Foreseen};
 use crate::views::{Cluster, Model, Node, NodeHealth, TaskView, Transfer};
 use crate::work::Work;
 
-pub use crate::views::{Deleted, EventView, Rescanned};
+pub use crate::views::{Deleted, EventView, Pulled, Rescanned};
 
 /// What a port answers when it is done.
 pub type Answer<T> = BoxFuture<'static, Result<T, ToolError>>;
@@ -185,7 +185,7 @@ pub trait Changes: Send + Sync + 'static {
     fn plan_pull(&self, asked: &PullAsked) -> Answer<Foreseen>;
 
     /// Has a model come to where it is wanted, until all have it; answers who has it. Tells bytes; ends when cancelled.
-    fn pull(&self, work: Work, asked: PullAsked) -> Answer<Vec<String>>;
+    fn pull(&self, work: Work, asked: PullAsked) -> Answer<Pulled>;
 
     /// What a deletion would do, line by line, and what would refuse it. Changes nothing.
     fn plan_delete(&self, asked: &DeleteAsked) -> Answer<Foreseen>;

@@ -269,6 +269,16 @@ pub struct Done<T> {
     pub next: Option<String>,
 }
 
+/// Copies of a model that are there.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, JsonSchema)]
+pub struct Pulled {
+    /// The nodes that have it.
+    pub nodes: Vec<String>,
+    /// Why a newer version may be there; absent: the registry named this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remark: Option<String>,
+}
+
 /// Copies of a model that are gone.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, JsonSchema)]
 pub struct Deleted {

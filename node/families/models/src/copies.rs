@@ -7,9 +7,9 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use futures::future::ready;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use ollamax_tools::views::Deleted;
+use ollamax_tools::views::{Deleted, Pulled};
 use ollamax_tools::{
     Call, Changes, DeclarationError, DeleteAsked, Example, Hints, Lab, Planning, Ports, PullAsked, Spec, Tool,
     ToolError, Work,
@@ -122,12 +122,6 @@ struct Delete {
     idempotency_key: Option<String>,
 }
 
-// Who has it now.
-#[derive(Debug, Serialize, JsonSchema)]
-struct Copies {
-    nodes: Vec<String>,
-}
-
 /// The tools of the family that move bytes.
 pub(crate) fn tools(ports: &Ports) -> Result<Vec<Tool>, DeclarationError> {
     let Ports { lab, changes, .. } = ports;
@@ -229,8 +223,8 @@ async fn fetch(
     changes: Arc<dyn Changes>,
     work: Work,
     asked: Result<PullAsked, ToolError>,
-) -> Result<Copies, ToolError> {
-    Ok(Copies { nodes: changes.pull(work, asked?).await? })
+) -> Result<Pulled, ToolError> {
+    changes.pull(work, asked?).await
 }
 
 async fn remove(changes: Arc<dyn Changes>, work: Work, asked: DeleteAsked) -> Result<Deleted, ToolError> {

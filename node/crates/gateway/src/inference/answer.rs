@@ -7,9 +7,6 @@ use serde_json::{Value, json};
 use ollamax_tools::{Progress, ToolError};
 use ollamax_types::{Api, ErrorCode};
 
-/// Characters of new words that are told with a piece.
-const WORDS_CHARS_MAX: usize = 200;
-
 /// What was heard so far.
 #[derive(Debug)]
 pub(super) struct Answer {
@@ -45,12 +42,11 @@ impl Answer {
         let said = if self.api == Api::Chat { &piece["message"] } else { &piece };
         let word = if self.api == Api::Chat { "content" } else { "response" };
         let (words, thinking) = (text(said, word), text(said, "thinking"));
-        let new: String = thinking.chars().chain(words.chars()).take(WORDS_CHARS_MAX).collect();
         self.words += words;
         self.thinking += thinking;
         self.tool_calls.extend(said["tool_calls"].as_array().into_iter().flatten().cloned());
         self.pieces += 1;
-        progress.tell(self.pieces, None, new);
+        progress.say(self.pieces, &format!("{thinking}{words}"));
         self.last = Some(piece);
         Ok(())
     }
@@ -139,16 +135,24 @@ mod tests {
     }
 
     #[test]
-    fn each_piece_tells_its_new_words_and_not_more_than_anybody_reads() {
-        let (progress, mut told) = Progress::channel();
+    fn no_word_is_lost_to_one_who_hears_only_now_and_then() {
+        let (progress, _told) = Progress::channel();
         let mut answer = Answer::new(Api::Generate);
-        let mut check = |line: String, done: u64, words: &str| {
-            answer.take(line.as_bytes(), &progress).expect("a piece");
-            let step = told.borrow_and_update();
+        let mut check = |lines: &[&str], done: u64, words: &str| {
+            for line in lines {
+                answer.take(line.as_bytes(), &progress).expect("a piece");
+            }
+            let step = progress.take();
             assert_eq!((step.done, step.total, step.text.as_str()), (done, None, words));
         };
-        check(r#"{"response":"a","done":false}"#.to_owned(), 1, "a");
-        check(json!({"response": "ä".repeat(500), "done": false}).to_string(), 2, &"ä".repeat(200));
-        check(r#"{"response":"","done":true}"#.to_owned(), 3, "");
+        let (long, thought) = ("ä".repeat(500), r#"{"response":"","thinking":"hm ","done":false}"#);
+        check(&[r#"{"response":"a","done":false}"#], 1, "a");
+        check(
+            &[thought, r#"{"response":"a ","done":false}"#, r#"{"response":"majority","done":false}"#],
+            4,
+            "hm a majority",
+        );
+        check(&[json!({"response": long, "done": false}).to_string().as_str()], 5, &long);
+        check(&[r#"{"response":"","done":true}"#], 6, "");
     }
 }

@@ -71,7 +71,20 @@ fn catalogue() -> Catalogue {
         }
         .boxed()
     };
-    let all = [Tool::work(long, plan, work), Tool::new(spec("counts"), counts)];
+    let says = |call: Call, words: Words| {
+        async move {
+            for (done, piece) in (1..).zip(words.words.split_inclusive(' ')) {
+                call.progress.say(done, piece);
+                // Sometimes it is heard at once, and sometimes with others.
+                if done % 3 == 0 {
+                    yield_now().await;
+                }
+            }
+            Ok::<_, ToolError>(words)
+        }
+        .boxed()
+    };
+    let all = [Tool::work(long, plan, work), Tool::new(spec("counts"), counts), Tool::new(spec("says"), says)];
     Catalogue::new(all.map(|tool| tool.expect("declared well")).into(), &Families::All).expect("names differ")
 }
 
@@ -306,6 +319,23 @@ async fn who_gave_a_token_hears_how_far_its_call_is_before_the_answer() {
     };
     assert_eq!(answer["result"]["structuredContent"], json!({"words": "x"}), "{answer}");
     assert!(done.is_sorted_by(|one, other| one < other) && done.last() == Some(&3.0), "{done:?}");
+}
+
+#[tokio::test]
+async fn what_is_said_is_heard_whole_however_it_was_cut() {
+    let router = door(&MemTasks::default());
+    let said = "A quorum is a majority of the voting nodes";
+    let params = json!({"name": "says", "arguments": {"words": said}, "_meta": {"progressToken": "t"}});
+    let mut body = call(&router, asked("tools/call", "says", json!({}), params)).await.into_body();
+    let mut heard = String::new();
+    loop {
+        let told = next(&mut body).await.expect("an answer comes");
+        if told.get("result").is_some() {
+            break;
+        }
+        heard += told["params"]["message"].as_str().expect("words");
+    }
+    assert_eq!(heard, said);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use ollamax_types::ErrorCode;
 use crate::error::ToolError;
 use crate::ports::{Answer, Changes, DeleteAsked, PullAsked};
 use crate::tool::{Call, Foreseen};
-use crate::views::{Deleted, EventView, Rescanned};
+use crate::views::{Deleted, EventView, Pulled, Rescanned};
 use crate::work::Work;
 
 /// Changes in memory. Clones write into one list.
@@ -90,8 +90,8 @@ impl Changes for MemChanges {
         ready(Ok(Foreseen::of(vec![pull(asked)]))).boxed()
     }
 
-    fn pull(&self, work: Work, asked: PullAsked) -> Answer<Vec<String>> {
-        self.work(&work, pull(&asked), asked.nodes)
+    fn pull(&self, work: Work, asked: PullAsked) -> Answer<Pulled> {
+        self.work(&work, pull(&asked), Pulled { nodes: asked.nodes, remark: None })
     }
 
     fn plan_delete(&self, asked: &DeleteAsked) -> Answer<Foreseen> {

@@ -44,7 +44,7 @@ impl Inference for MemInference {
     fn ask(&self, _by: &Caller, path: &'static str, body: Value, progress: Progress) -> Answer<Value> {
         let model = body["model"].clone();
         self.list().push((path, body));
-        progress.tell(2, None, "well");
+        progress.say(2, "well");
         let answer = match path {
             "/api/chat" => json!({
                 "model": model, "message": {"role": "assistant", "content": "well"}, "done": true,

@@ -1,10 +1,13 @@
 //! How far a call is, as notifications to the client that gave a token for them.
 //!
-//! Always: what is told increases, as the protocol wants it, so that news without progress are left out.
+//! Always: what is told increases, as the protocol wants it, so that news without progress are left out. What was taken
+//! to be told is told, also when the call is over meanwhile.
 
 use std::convert::Infallible;
 use std::future::pending;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use rmcp::RoleServer;
 use rmcp::model::{ProgressNotificationParam, ProgressToken};
 use rmcp::service::{Peer, RequestContext};
@@ -20,8 +23,10 @@ struct Heard {
     token: ProgressToken,
     steps: watch::Receiver<Step>,
     told: Option<u64>,
-    /// As long as somebody may tell, the last step can be heard.
-    _teller: Progress,
+    /// What is on its way to the client: it goes out whoever stops waiting for it.
+    telling: Option<BoxFuture<'static, ()>>,
+    /// From here it is taken. As long as somebody may tell, the last step can be heard.
+    teller: Progress,
 }
 
 // === impl Hearer ===
@@ -32,12 +37,13 @@ impl Hearer {
         let Some(token) = context.meta.get_progress_token() else { return (Progress::nobody(), Self(None)) };
         let (progress, steps) = Progress::channel();
         let (peer, teller) = (context.peer.clone(), progress.clone());
-        (progress, Self(Some(Heard { peer, token, steps, told: None, _teller: teller })))
+        (progress, Self(Some(Heard { peer, token, steps, told: None, telling: None, teller })))
     }
 
     /// Hands on what is told until it is dropped.
     pub(super) async fn go_on(&mut self) -> Infallible {
         if let Some(heard) = &mut self.0 {
+            heard.sent().await;
             while heard.steps.changed().await.is_ok() {
                 heard.tell().await;
             }
@@ -47,7 +53,9 @@ impl Hearer {
 
     /// Hands on what was told last, before the answer goes out.
     pub(super) async fn finish(mut self) {
-        if let Some(heard) = self.0.as_mut().filter(|heard| heard.steps.has_changed().unwrap_or(false)) {
+        let Some(heard) = &mut self.0 else { return };
+        heard.sent().await;
+        if heard.steps.has_changed().unwrap_or(false) {
             heard.tell().await;
         }
     }
@@ -57,7 +65,9 @@ impl Hearer {
 
 impl Heard {
     async fn tell(&mut self) {
-        let Step { done, total, text } = self.steps.borrow_and_update().clone();
+        // What comes between these two is taken now, and wakes once more for nothing.
+        self.steps.mark_unchanged();
+        let Step { done, total, text } = self.teller.take();
         if self.told.is_some_and(|told| done <= told) {
             return;
         }
@@ -66,10 +76,23 @@ impl Heard {
         if let Some(total) = total {
             news = news.with_total(counted(total));
         }
-        // A client that has left ends the call by itself.
-        if let Err(error) = self.peer.notify_progress(news).await {
-            tracing::debug!(%error, "tell a client how far its call is");
+        let peer = self.peer.clone();
+        let telling = async move {
+            // A client that has left ends the call by itself.
+            if let Err(error) = peer.notify_progress(news).await {
+                tracing::debug!(%error, "tell a client how far its call is");
+            }
+        };
+        self.telling = Some(telling.boxed());
+        self.sent().await;
+    }
+
+    /// Waits until what is on its way has gone out.
+    async fn sent(&mut self) {
+        if let Some(telling) = &mut self.telling {
+            telling.await;
         }
+        self.telling = None;
     }
 }
 

@@ -89,7 +89,7 @@ pub(super) fn base(task: &TaskView) -> Task {
     base.ttl_ms = kept_ms(task);
     // Who cannot be asked reads here what somebody else is to agree to.
     let plan = if task.is_waiting() { task.plan.as_slice() } else { &[] };
-    let text = with_plan(task.text.clone(), plan);
+    let text = with_plan(with_share(task), plan);
     if !text.is_empty() {
         base = base.with_status_message(text);
     }
@@ -128,6 +128,13 @@ fn object(result: &CallToolResult) -> JsonObject {
 /// A text with what would be done below it, line by line.
 fn with_plan(text: String, plan: &[String]) -> String {
     plan.iter().fold(text, |text, line| format!("{text}\n- {line}"))
+}
+
+/// What it does, and while it is worked at how much of it is done, where that is known.
+fn with_share(task: &TaskView) -> String {
+    let total = task.total.filter(|total| *total > 0 && task.status == "working" && !task.text.is_empty());
+    let share = total.map(|total| task.done.min(total).saturating_mul(100) / total);
+    share.map_or_else(|| task.text.clone(), |share| format!("{} ({share} %)", task.text))
 }
 
 /// The name of a task's question. One that waits again has another, so that an answer that comes again answers nothing.
@@ -247,6 +254,23 @@ mod tests {
         assert_eq!((&told["status"], told.get("inputRequests")), (&json!("working"), None));
         let over = serde_json::to_value(detailed(&catalogue, &task("cancelled"), asks)).expect("JSON");
         assert_eq!((&over["status"], &over["statusMessage"]), (&json!("cancelled"), &json!("drops m")));
+    }
+
+    #[test]
+    fn a_task_that_is_worked_at_says_how_much_of_it_is_done_where_that_is_known() {
+        let check = |status: &str, done: u64, total: Option<u64>, expected: &str| {
+            let told = base(&TaskView { done, total, plan: Vec::new(), ..task(status) });
+            assert_eq!(told.status_message.as_deref(), Some(expected), "{status} {done} {total:?}");
+        };
+        check("working", 0, Some(3), "drops m (0 %)");
+        check("working", 2, Some(3), "drops m (66 %)");
+        check("working", u64::MAX, Some(9), "drops m (100 %)");
+        check("working", 2, None, "drops m");
+        check("working", 2, Some(0), "drops m");
+        check("completed", 3, Some(3), "drops m");
+        check("queued", 2, Some(3), "drops m");
+        let silent = TaskView { done: 1, total: Some(2), text: String::new(), ..task("working") };
+        assert_eq!(base(&silent).status_message, None);
     }
 
     #[test]
