@@ -2,9 +2,9 @@
 //! tell, one message in each line.
 //!
 //! Always: nothing but messages is written; nothing is written of a request that was cancelled; a work that fails has
-//! answered; what is written under the id of a request that is worked at is of that request: a refusal of something else
-//! that has its id stands under none; an assistant that does not read is still heard. It ends when the input does, at
-//! most [`ENDING`] later, and when who began it is gone; works that are left then are dropped, and with them their
+//! answered; what is written under the id of a request that is worked at is of that request: a refusal of something
+//! else that has its id stands under none; an assistant that does not read is still heard. It ends when the input does,
+//! at most [`ENDING`] later, and when who began it is gone; works that are left then are dropped, and with them their
 //! connections, by which nodes hear of it.
 
 use std::collections::HashMap;

@@ -102,8 +102,8 @@ impl Known {
         }
     }
 
-    /// Remembers for a while of a tool that it did not stand in the list that was told, to the caller's own rights or to
-    /// fewer.
+    /// Remembers for a while of a tool that it did not stand in the list that was told, to the caller's own rights or
+    /// to fewer.
     pub(crate) fn miss(&self, name: &str, of_own_rights: bool, now: Instant) {
         let mut missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
         missed.retain(|_, one| one.until > now);
