@@ -78,6 +78,8 @@ enum Failed {
 /// The search for a node that answers one request.
 struct Search {
     tried: Vec<usize>,
+    /// Those of them that did nothing since they are starting.
+    starting: Vec<usize>,
     ends_at: Instant,
     /// Where it may have been begun.
     begun_at: Vec<usize>,
@@ -244,13 +246,18 @@ impl Bridge {
         while let Some(node) = self.next(&mut search).await {
             let name = self.ways.name(node);
             match self.ask_at(node, request, search.ends_at, telling).await {
-                Outcome::Answered(answer) => match self.left_open(request, node, &answer, search.begun.is_some()) {
-                    Some(why) => search.fail(format!("{name}: {why}"), None),
-                    None => {
+                Outcome::Answered(answer) => {
+                    if let Some(why) = starting(&answer) {
+                        self.answered(node, &name);
+                        search.starting.push(node);
+                        search.fail(format!("{name}: {why}"), Some(answer));
+                    } else if let Some(why) = self.left_open(request, node, &answer, search.begun.is_some()) {
+                        search.fail(format!("{name}: {why}"), None);
+                    } else {
                         self.answered(node, &name);
                         return Ok((node, answer));
                     }
-                },
+                }
                 Outcome::NotBegun(why, told) => {
                     self.failed(node, &name, &why);
                     search.fail(format!("{name}: {why}"), told);
@@ -274,18 +281,19 @@ impl Bridge {
         Err(search.failed(key))
     }
 
-    /// The next node, while there is one and time. A change that may have been begun goes on with the rights that it
-    /// was begun with alone, where need be at the same node when that is back.
+    /// The next node, while there is one and time; one that was starting is asked again. A change that may have been
+    /// begun goes on with the rights that it was begun with alone, where need be at the same node when that is back.
     async fn next(&self, search: &mut Search) -> Option<usize> {
         loop {
             if let Some(node) = search.next(&self.nodes, |node| self.ways.has_own_rights(node), Instant::now()) {
                 return Some(node);
             }
-            if search.begun.is_none() || Instant::now() >= search.ends_at {
+            let is_over = search.begun.is_none() && search.starting.is_empty();
+            if is_over || Instant::now() >= search.ends_at {
                 return None;
             }
             sleep(AGAIN).await;
-            search.tried.clear();
+            search.again();
         }
     }
 
@@ -419,8 +427,15 @@ impl Bridge {
 
 impl Search {
     fn begin(tried: Vec<usize>, now: Instant) -> Self {
-        let (said, begun_at) = (Vec::new(), Vec::new());
-        Self { tried, ends_at: now + SEARCH_MAX, begun_at, begun: None, said, told: None, is_untold: false }
+        let (starting, said, begun_at) = (Vec::new(), Vec::new(), Vec::new());
+        Self { tried, starting, ends_at: now + SEARCH_MAX, begun_at, begun: None, said, told: None, is_untold: false }
+    }
+
+    /// What was tried may be tried once more: what starts, and where something was begun, all.
+    fn again(&mut self) {
+        let Self { tried, starting, begun, .. } = self;
+        tried.retain(|node| begun.is_none() && !starting.contains(node));
+        starting.clear();
     }
 
     /// A node did not answer.
@@ -500,6 +515,13 @@ impl Failed {
         data["next"] = next.into();
         message::error(&request.id, INTERNAL_ERROR, text, data)
     }
+}
+
+/// Why a node did nothing that is a member and starts; nothing where it does not.
+fn starting(answer: &Value) -> Option<String> {
+    let refusal = message::refusal_of(answer)?;
+    let code = if refusal["code"].is_string() { &refusal["code"] } else { &refusal["data"]["code"] };
+    (*code == ErrorCode::Starting.as_str()).then(|| refusal["message"].as_str().unwrap_or_default().to_owned())
 }
 
 /// Says something to who started the assistant; the assistant does not hear it. Where nobody reads it, it is lost.

@@ -204,6 +204,17 @@ impl AdminError {
         )
     }
 
+    /// This node is a member, and its engines do not run yet.
+    #[must_use]
+    pub fn starting() -> Self {
+        Self::new(
+            ErrorCode::Starting,
+            "this node is starting",
+            "it reads the state of its cluster from its disk",
+            "ollamax status; then the same again",
+        )
+    }
+
     /// This node was removed from its cluster.
     #[must_use]
     pub fn removed() -> Self {
@@ -218,7 +229,12 @@ impl AdminError {
     /// Why a node in this phase has no engines.
     #[must_use]
     pub fn without_engines(phase: Phase) -> Self {
-        if phase == Phase::Removed { Self::removed() } else { Self::not_initialised() }
+        match phase {
+            Phase::Waiting => Self::not_initialised(),
+            Phase::Joining | Phase::Member => Self::starting(),
+            Phase::Stopping => Self::new(ErrorCode::Draining, "this node is stopping", "", "ask another node"),
+            Phase::Removed => Self::removed(),
+        }
     }
 
     /// The state answered something that this command cannot have.
@@ -491,6 +507,20 @@ mod tests {
         check(Refusal::TaskNotFound(id), ErrorCode::TaskNotFound, "ollamax task list");
         let token = Refusal::TokenInvalid(TokenProblem::UsedUp);
         check(token, ErrorCode::TokenInvalid, "ollamax token create");
+    }
+
+    #[test]
+    fn a_node_without_engines_says_whether_it_will_have_some() {
+        let check = |phase: Phase, code: ErrorCode, retryable: bool| {
+            let error = AdminError::without_engines(phase);
+            assert_eq!((error.code, error.code.is_retryable()), (code, retryable), "{phase:?}");
+            assert_eq!(error.next.contains("ollamax init"), phase == Phase::Waiting, "{error:?}");
+        };
+        check(Phase::Waiting, ErrorCode::NotInitialised, false);
+        check(Phase::Joining, ErrorCode::Starting, true);
+        check(Phase::Member, ErrorCode::Starting, true);
+        check(Phase::Stopping, ErrorCode::Draining, true);
+        check(Phase::Removed, ErrorCode::NotMember, false);
     }
 
     #[test]
