@@ -254,7 +254,10 @@ impl AdminError {
         let show = |id: &TaskId| format!("ollamax task show {id}");
         let (why, next) = match refusal {
             Refusal::TaskMoved(id) => ("its node was silent for too long, or somebody ended it", show(id)),
-            Refusal::TaskStands { id, .. } => ("it can be done only with a task that stands elsewhere", show(id)),
+            Refusal::TaskStands { id, .. } => (
+                "only a task that waits can be approved or denied, and only one that failed or was cancelled retried",
+                show(id),
+            ),
             Refusal::OnceReused => (
                 "a key belongs to one request, whoever sends it again",
                 "send this request with a key of its own; the first one is not done again".to_owned(),
@@ -503,7 +506,10 @@ mod tests {
         let id = TaskId([1; 16]);
         let show = format!("ollamax task show {id}");
         check(Refusal::TaskMoved(id), refused, &show);
-        check(Refusal::TaskStands { id, state: "queued".to_owned() }, refused, &show);
+        let stands = Refusal::TaskStands { id, state: "queued".to_owned() };
+        let why = AdminError::from(stands.clone()).why;
+        assert!(why.contains("that waits") && why.contains("that failed"), "{why}");
+        check(stands, refused, &show);
         check(Refusal::TaskNotFound(id), ErrorCode::TaskNotFound, "ollamax task list");
         let token = Refusal::TokenInvalid(TokenProblem::UsedUp);
         check(token, ErrorCode::TokenInvalid, "ollamax token create");
