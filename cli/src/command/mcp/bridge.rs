@@ -488,8 +488,9 @@ impl Failed {
             Self::NoNode(_, Some(told)) => return told,
             Self::NoNode(said, None) => {
                 let text = format!("no node answers: {}", said.join("; "));
-                let next = "start the daemon: ollamax-node run; see what keeps it: ollamax doctor; or name a node \
-                            that runs: ollamax mcp --node http://HOST:PORT";
+                let next = "where a way may not be used, do what is said of it; where no daemon runs, start it: \
+                            ollamax-node run, and see what keeps it: ollamax doctor; or name a node that runs: \
+                            ollamax mcp --node http://HOST:PORT";
                 (ErrorCode::PeerUnreachable, text, next.to_owned())
             }
             Self::Unknown(said, key) => {
@@ -551,6 +552,9 @@ mod tests {
         let told = Failed::NoNode(vec!["n1: refused".to_owned(), "n2: gone".to_owned()], None).told(&request);
         assert_eq!(told["error"]["message"], "no node answers: n1: refused; n2: gone");
         assert_eq!((&told["id"], &told["error"]["data"]["code"]), (&json!("a"), &json!("peer_unreachable")));
+        // The daemon may run, and only be shut to this user.
+        let next = told["error"]["data"]["next"].as_str().unwrap_or_default();
+        assert!(next.starts_with("where a way may not be used") && next.contains("where no daemon runs"), "{next}");
         let own = json!({"error": {"code": 1}});
         assert_eq!(Failed::NoNode(Vec::new(), Some(own.clone())).told(&request), own);
     }
