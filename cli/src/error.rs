@@ -202,7 +202,8 @@ pub(crate) fn exit_of(code: ErrorCode) -> u8 {
         ErrorCode::NoQuorum => 8,
         ErrorCode::TokenInvalid => 5,
         ErrorCode::StoreNotWritable => 6,
-        ErrorCode::PeerUnreachable
+        ErrorCode::Starting
+        | ErrorCode::PeerUnreachable
         | ErrorCode::RuntimeUnavailable
         | ErrorCode::OriginFailed
         | ErrorCode::OriginRefused => 7,
@@ -295,6 +296,7 @@ mod tests {
             (ErrorCode::NodeNotFound, 3),
             (ErrorCode::AlreadyMember, 4),
             (ErrorCode::TokenInvalid, 5),
+            (ErrorCode::Starting, 7),
             (ErrorCode::OriginFailed, 7),
             (ErrorCode::OriginRefused, 7),
             (ErrorCode::ManifestInvalid, 1),

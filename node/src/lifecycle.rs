@@ -83,6 +83,15 @@ pub(crate) struct Node {
     pub(crate) fatal: watch::Sender<Option<String>>,
 }
 
+/// Where a node stands before its engines run, by what it keeps of its membership.
+pub(crate) fn phase_at_start(membership: Option<&Membership>) -> Phase {
+    match membership {
+        None => Phase::Waiting,
+        Some(membership) if membership.removed => Phase::Removed,
+        Some(_) => Phase::Joining,
+    }
+}
+
 // === impl Node ===
 
 impl Node {
@@ -94,7 +103,6 @@ impl Node {
         let mut dir = self.dir.lock().await;
         let Some(membership) = dir.membership().cloned() else { return Ok(()) };
         if membership.removed {
-            self.around.phase.send_replace(Phase::Removed);
             return Ok(());
         }
         let engines = self.start_member(&mut dir, membership.clone()).await?;
@@ -506,7 +514,11 @@ impl Daemon for Node {
         &self,
         request: v1::CreateBackupRequest,
     ) -> BoxFuture<'_, Result<BoxStream<'static, Result<v1::CreateBackupProgress, Status>>, AdminError>> {
-        self.backups.create(request).boxed()
+        async move {
+            self.engines_or_reason()?;
+            self.backups.create(request).await
+        }
+        .boxed()
     }
 
     fn list_backups(&self, request: v1::ListBackupsRequest) -> BoxFuture<'_, Result<v1::ListBackupsReply, AdminError>> {
@@ -514,7 +526,11 @@ impl Daemon for Node {
     }
 
     fn new_backup_key(&self, id: RequestId) -> BoxFuture<'_, Result<v1::NewBackupKeyReply, AdminError>> {
-        self.backups.new_key(id).boxed()
+        async move {
+            self.engines_or_reason()?;
+            self.backups.new_key(id).await
+        }
+        .boxed()
     }
 
     fn logs(&self, request: v1::LogsRequest) -> BoxStream<'static, Result<v1::LogLine, Status>> {
@@ -618,6 +634,15 @@ mod tests {
         let told = no_room(NoRoom { free_bytes: 64 << 20, reserve_bytes: 256 << 20 }.into());
         assert_eq!(told.code, ErrorCode::DiskFull);
         assert_eq!(told.next, "free some space on that disk and repeat the command");
+    }
+
+    #[test]
+    fn a_node_with_an_id_on_its_disk_is_never_one_of_no_cluster() {
+        let member = crate::data_dir::tests::membership();
+        let removed = Membership { removed: true, ..member.clone() };
+        assert_eq!(phase_at_start(None), Phase::Waiting);
+        assert_eq!(phase_at_start(Some(&member)), Phase::Joining);
+        assert_eq!(phase_at_start(Some(&removed)), Phase::Removed);
     }
 
     #[test]

@@ -54,7 +54,7 @@ use crate::follow::members::Addresses;
 use crate::follow::{self, gpus, machine};
 use crate::import::Importer;
 use crate::import::runtime_side::Imports;
-use crate::lifecycle::Node;
+use crate::lifecycle::{Node, phase_at_start};
 use crate::management::Management;
 use crate::member::Around;
 use crate::metrics::{self, CopyMetrics, GpuMetrics, Metrics};
@@ -257,7 +257,7 @@ fn around(
             api: advertised_api(&start.config, bound, &local.advertise),
         },
         slot: Slot::default(),
-        phase: watch::Sender::new(Phase::Waiting),
+        phase: watch::Sender::new(phase_at_start(dir.membership())),
         frames: watch::Sender::new(None),
         standing: Arc::clone(standing),
         registry: registry.clone(),

@@ -110,8 +110,9 @@ pub(crate) enum InitError {
 pub(crate) fn parse_level(level: &str) -> Result<EnvFilter, InitError> {
     let mut filter = EnvFilter::default().add_directive(LevelFilter::WARN.into());
     // A peer that cannot be reached is our own state change, logged once; openraft would say it with every message. A
-    // request that makes no sense is its caller's, whose call has its line; rmcp would warn of each.
-    for text in ["openraft=error", "rmcp=error"] {
+    // request that makes no sense is its caller's, whose call has its line; rmcp would warn of each. What its service
+    // says of answers that nobody takes is of assistants that have left: no defect, and listening ends so each time.
+    for text in ["openraft=error", "rmcp=error", "rmcp::service=off"] {
         let quiet = text.parse().map_err(|_| InitError::Level(text.to_owned()))?;
         filter = filter.add_directive(quiet);
     }
@@ -445,6 +446,15 @@ mod tests {
         assert_eq!((&line["code"], &line["error"]), (&"internal".into(), &"broken".into()));
         let line = logged("info", || tracing::warn!(target: "h2", tries = 2));
         assert!(line["msg"].as_str().is_some_and(|msg| msg.starts_with("event ")), "{line}");
+    }
+
+    #[test]
+    fn that_an_assistant_has_left_is_no_error_of_the_node() {
+        let left = || tracing::error!(target: "rmcp::service", "failed to send pending response during drain");
+        assert_eq!(logged("info", left), Value::Null);
+        assert_eq!(logged("info,rmcp::service=error", left)["level"], "error", "who asks for it has it");
+        let line = logged("info", || tracing::error!(target: "rmcp::transport", "broken"));
+        assert_eq!(line["level"], "error");
     }
 
     #[test]

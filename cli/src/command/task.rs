@@ -142,7 +142,7 @@ pub(super) async fn wait(global: &Global, id: &str) -> Result<TaskView, Failure>
             Err(_) => bar,
         }
     });
-    let mut heard_at: Option<Instant> = None;
+    let (begun_at, mut heard_at): (Instant, Option<Instant>) = (Instant::now(), None);
     let ended = loop {
         let next_look = Instant::now() + LOOK_INTERVAL;
         let said = match look(global, id, LOOK_MS).await {
@@ -151,7 +151,7 @@ pub(super) async fn wait(global: &Global, id: &str) -> Result<TaskView, Failure>
                 heard_at = Some(Instant::now());
                 doing(&task)
             }
-            Err(failure) => match after(id, failure, heard_at.map(|heard_at| heard_at.elapsed())) {
+            Err(failure) => match after(id, failure, heard_at.map(|heard_at| heard_at.elapsed()), begun_at.elapsed()) {
                 Some(failure) => break Err(failure),
                 None => "no answer; the task goes on".to_owned(),
             },
@@ -168,11 +168,13 @@ pub(super) async fn wait(global: &Global, id: &str) -> Result<TaskView, Failure>
     ended
 }
 
-/// What ends a wait when a look has failed; nothing while the daemon, or its cluster, may be back soon. The task was
-/// heard of so long ago.
-fn after(id: &str, failure: Failure, heard: Option<Duration>) -> Option<Failure> {
+/// What ends a wait when a look has failed; nothing while the daemon, or its cluster, may be back soon, or while it
+/// starts. The task was heard of so long ago, and is waited for since so long.
+fn after(id: &str, failure: Failure, heard: Option<Duration>, waited: Duration) -> Option<Failure> {
     let is_away = matches!(failure.exit(), 7 | 8);
+    let starts = failure.code() == Some(ErrorCode::Starting);
     match heard.filter(|_| is_away) {
+        None if starts && waited < AWAY_MAX => None,
         None => Some(failure),
         Some(heard) if heard < AWAY_MAX => None,
         Some(_) => {
@@ -405,7 +407,7 @@ mod tests {
     fn a_wait_bears_a_daemon_that_is_away_for_a_while_and_then_names_the_command_that_goes_on() {
         let check = |exit: u8, heard: Option<u64>, expected: Option<u8>| {
             let failure = Failure::new(exit, "it broke", "", "");
-            let ended = after("task_1", failure, heard.map(Duration::from_secs));
+            let ended = after("task_1", failure, heard.map(Duration::from_secs), Duration::ZERO);
             assert_eq!(ended.as_ref().map(Failure::exit), expected, "{exit} {heard:?}");
             ended
         };
@@ -415,6 +417,20 @@ mod tests {
         check(8, Some(29), None);
         let ended = check(7, Some(30), Some(9)).expect("an end");
         assert_eq!(ended.next(), "ollamax task show task_1 --wait");
+    }
+
+    #[test]
+    fn a_wait_bears_a_daemon_that_starts_also_before_it_has_heard_of_the_task() {
+        let check = |heard: Option<u64>, waited: u64, expected: Option<u8>| {
+            let failure = Failure::told(ErrorCode::Starting, "it starts", "", "");
+            let ended = after("task_1", failure, heard.map(Duration::from_secs), Duration::from_secs(waited));
+            assert_eq!(ended.map(|failure| failure.exit()), expected, "{heard:?} {waited}");
+        };
+        check(None, 0, None);
+        check(None, 29, None);
+        check(None, 30, Some(7));
+        check(Some(29), 90, None);
+        check(Some(30), 90, Some(9));
     }
 
     #[test]

@@ -125,7 +125,7 @@ async fn old_member_is_refused(cluster: &Cluster) -> Result<()> {
     cluster.restart(&[0]).await?;
     let answer = wait::until("the old member to have started", PATIENCE, || async {
         match cluster.set(0, "from", b"before").await {
-            Err(error) if error.code == Some(ErrorCode::NotInitialised) => Err(error),
+            Err(error) if error.code == Some(ErrorCode::Starting) => Err(error),
             answer => Ok(answer),
         }
     })

@@ -107,7 +107,7 @@ async fn stopped_and_running_members_are_removed_for_good() -> Result<()> {
     cluster.restart(&[2]).await?;
     let answer = wait::until("it to have started", PATIENCE, || async {
         match cluster.set(2, "from", b"outside").await {
-            Err(error) if error.code == Some(ErrorCode::NotInitialised) => Err(error),
+            Err(error) if error.code == Some(ErrorCode::Starting) => Err(error),
             answer => Ok(answer),
         }
     })

@@ -15,7 +15,7 @@ use ollamax_outbound::RuntimeHandle;
 use ollamax_scheduler as scheduler;
 use ollamax_store::{Space, SyncError};
 use ollamax_transfer as transfer;
-use ollamax_types::{ModelName, NodeId, RuntimeState};
+use ollamax_types::{ErrorCode, ModelName, NodeId, RuntimeState};
 
 use crate::sites::Sites;
 use crate::slot::{MemberEngines, Slot};
@@ -55,11 +55,10 @@ impl ClientsOverSlot {
             return Component { name: "metadata", works: false, needed: Needed::ToServe, detail };
         }
         let (works, detail) = match serving.map(|engines| engines.metadata.status()) {
-            None if self.is_removed() => {
-                let AdminError { what, next, .. } = AdminError::removed();
+            None => {
+                let AdminError { what, next, .. } = AdminError::without_engines(*self.phase.borrow());
                 (false, format!("{what}; run {next}"))
             }
-            None => (false, "this node belongs to no cluster yet; run ollamax init or ollamax join".to_owned()),
             Some(status) => {
                 let leader =
                     status.leader.map_or_else(|| "no leader".to_owned(), |leader| format!("node {leader} leads"));
@@ -168,6 +167,11 @@ impl Node for ClientsOverSlot {
 
     fn sites(&self, name: &ModelName) -> Vec<Site> {
         self.serving().and_then(|engines| sites(&engines, name).ok()).unwrap_or_default()
+    }
+
+    fn is_starting(&self) -> bool {
+        // Asked where there were no engines; by now there may be some.
+        AdminError::without_engines(*self.phase.borrow()).code == ErrorCode::Starting
     }
 
     fn readiness(&self) -> Readiness {

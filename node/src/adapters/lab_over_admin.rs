@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use ollamax_gateway::grpc::{Admin, AdminError, Phase};
+use ollamax_gateway::grpc::{Admin, AdminError};
 use ollamax_gateway::ports::{Needed, Node as Clients};
 use ollamax_proto::v1;
-use ollamax_proto::v1::status_reply;
 use ollamax_tools::views::{Attention, Cluster, Gpu, Model, ModelCopy, Node, NodeHealth, Part, Runtime, Transfer};
 use ollamax_tools::{Lab, ToolError};
 use ollamax_types::ErrorCode;
@@ -54,8 +53,7 @@ impl Lab for LabOverAdmin {
         let reply = self.admin.status_reply().map_err(refused)?;
         // Only a node with engines tells of consensus.
         if reply.raft.is_none() {
-            let phase = if reply.phase() == status_reply::Phase::Removed { Phase::Removed } else { Phase::Waiting };
-            return Err(refused(AdminError::without_engines(phase)));
+            return Err(refused(self.admin.without_engines()));
         }
         Ok(reply.nodes.into_iter().map(node).collect())
     }
@@ -201,6 +199,8 @@ fn details(text: &str) -> Map<String, Value> {
 
 #[cfg(test)]
 mod tests {
+    use ollamax_gateway::grpc::Phase;
+
     use super::*;
 
     #[test]

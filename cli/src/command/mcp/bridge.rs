@@ -105,6 +105,8 @@ enum Open {
 /// The search for a node that answers one request.
 struct Search {
     tried: Vec<usize>,
+    /// Those of them that did nothing since they are starting.
+    starting: Vec<usize>,
     ends_at: Instant,
     /// Where it may have been begun.
     begun_at: Vec<usize>,
@@ -274,13 +276,18 @@ impl Bridge {
             let outcome = self.ask_at(node, request, search.ends_at, telling).await;
             let is_hung = matches!(outcome, Outcome::Hung(_));
             match outcome {
-                Outcome::Answered(answer) => match self.left_open(request, node, &answer, search.begun.is_some()) {
-                    Some(why) => search.leave_open(&name, why),
-                    None => {
+                Outcome::Answered(answer) => {
+                    if let Some(why) = starting(&answer) {
+                        self.answered(node, &name);
+                        search.starting.push(node);
+                        search.fail(format!("{name}: {why}"), Some(answer));
+                    } else if let Some(why) = self.left_open(request, node, &answer, search.begun.is_some()) {
+                        search.leave_open(&name, why);
+                    } else {
                         self.answered(node, &name);
                         return Ok((node, answer));
                     }
-                },
+                }
                 Outcome::NotBegun(why, told) => {
                     self.failed(node, &name, &why);
                     search.fail(format!("{name}: {why}"), told);
@@ -316,18 +323,19 @@ impl Bridge {
         }
     }
 
-    /// The next node, while there is one and time. A change that may have been begun goes on with the rights that it
-    /// was begun with alone, where need be at the same node when that is back.
+    /// The next node, while there is one and time; one that was starting is asked again. A change that may have been
+    /// begun goes on with the rights that it was begun with alone, where need be at the same node when that is back.
     async fn next(&self, search: &mut Search) -> Option<usize> {
         loop {
             if let Some(node) = search.next(&self.nodes, |node| self.ways.has_own_rights(node), Instant::now()) {
                 return Some(node);
             }
-            if search.begun.is_none() || Instant::now() >= search.ends_at {
+            let is_over = search.begun.is_none() && search.starting.is_empty();
+            if is_over || Instant::now() >= search.ends_at {
                 return None;
             }
             sleep(AGAIN).await;
-            search.tried.clear();
+            search.again();
         }
     }
 
@@ -487,6 +495,7 @@ impl Search {
     fn begin(tried: Vec<usize>, now: Instant) -> Self {
         Self {
             tried,
+            starting: Vec::new(),
             ends_at: now + SEARCH_MAX,
             begun_at: Vec::new(),
             begun: None,
@@ -495,6 +504,13 @@ impl Search {
             is_untold: false,
             is_elsewhere: false,
         }
+    }
+
+    /// What was tried may be tried once more: what starts, and where something was begun, all.
+    fn again(&mut self) {
+        let Self { tried, starting, begun, .. } = self;
+        tried.retain(|node| begun.is_none() && !starting.contains(node));
+        starting.clear();
     }
 
     /// A node did not answer.
@@ -560,8 +576,9 @@ impl Failed {
             Self::NoNode(_, Some(told)) => return told,
             Self::NoNode(said, None) => {
                 let text = format!("no node answers: {}", said.join("; "));
-                let next = "start the daemon: ollamax-node run; see what keeps it: ollamax doctor; or name a node \
-                            that runs: ollamax mcp --node http://HOST:PORT";
+                let next = "where a way may not be used, do what is said of it; where no daemon runs, start it: \
+                            ollamax-node run, and see what keeps it: ollamax doctor; or name a node that runs: \
+                            ollamax mcp --node http://HOST:PORT";
                 (ErrorCode::PeerUnreachable, text, next.to_owned())
             }
             Self::Elsewhere(said) => {
@@ -601,6 +618,13 @@ impl Failed {
     }
 }
 
+/// Why a node did nothing that is a member and starts; nothing where it does not.
+fn starting(answer: &Value) -> Option<String> {
+    let refusal = message::refusal_of(answer)?;
+    let code = if refusal["code"].is_string() { &refusal["code"] } else { &refusal["data"]["code"] };
+    (*code == ErrorCode::Starting.as_str()).then(|| refusal["message"].as_str().unwrap_or_default().to_owned())
+}
+
 /// Says something to who started the assistant; the assistant does not hear it. Where nobody reads it, it is lost.
 pub(crate) fn say(line: &str) {
     if let Some(said) = SAID.as_ref() {
@@ -637,6 +661,9 @@ mod tests {
         let told = Failed::NoNode(vec!["n1: refused".to_owned(), "n2: gone".to_owned()], None).told(&request);
         assert_eq!(told["error"]["message"], "no node answers: n1: refused; n2: gone");
         assert_eq!((&told["id"], &told["error"]["data"]["code"]), (&json!("a"), &json!("peer_unreachable")));
+        // The daemon may run, and only be shut to this user.
+        let next = told["error"]["data"]["next"].as_str().unwrap_or_default();
+        assert!(next.starts_with("where a way may not be used") && next.contains("where no daemon runs"), "{next}");
         let own = json!({"error": {"code": 1}});
         assert_eq!(Failed::NoNode(Vec::new(), Some(own.clone())).told(&request), own);
     }

@@ -48,6 +48,7 @@ fn only_a_final_answer_ends_a_request_before_its_time() {
     check(None, true, "connection failed");
     check(Some(ErrorCode::NoQuorum), true, "no_quorum");
     check(Some(ErrorCode::Draining), true, "draining");
+    check(Some(ErrorCode::Starting), true, "starting");
     check(Some(ErrorCode::Overloaded), true, "overloaded");
     check(Some(ErrorCode::OutcomeUnknown), true, "outcome_unknown");
     check(Some(ErrorCode::QuotaExceeded), false, "quota_exceeded");

@@ -17,6 +17,8 @@ use ollamax_scheduler::DispatchError;
 use ollamax_transfer::PullError;
 use ollamax_types::{Api, ErrorCode};
 
+use crate::ports::Node;
+
 /// Carries the code's text form on every error answer.
 pub const ERROR_HEADER: HeaderName = HeaderName::from_static("x-ollamamax-error");
 
@@ -155,6 +157,16 @@ impl ApiError {
         Self { status: 503, retry_after: Some(Duration::from_secs(30)), ..Self::new(ErrorCode::NotInitialised, text) }
     }
 
+    /// The node has no engines: it is a member that starts, or belongs to no cluster.
+    #[must_use]
+    pub fn without_engines(node: &dyn Node) -> Self {
+        if !node.is_starting() {
+            return Self::not_initialised();
+        }
+        let text = "this node is starting: it reads the state of its cluster from its disk";
+        Self { retry_after: Some(Duration::from_secs(1)), ..Self::new(ErrorCode::Starting, text) }
+    }
+
     /// Tools are for programs on this machine, as long as callers have no keys.
     #[must_use]
     pub fn not_local() -> Self {
@@ -258,6 +270,7 @@ mod tests {
     use ollamax_types::NodeId;
 
     use super::*;
+    use crate::mem::MemNode;
 
     fn check(api: Api, sent: &str, expected: &str) {
         let model = "Me/M".parse().expect("valid");
@@ -320,6 +333,20 @@ mod tests {
         let words = |code| words_of(&PullError::Elsewhere { node: NodeId(2), code, text: "gone".to_owned() });
         assert_eq!(words(ErrorCode::ModelNotFound), "gone");
         assert_eq!(words(ErrorCode::PeerUnreachable), "node 2: gone");
+    }
+
+    #[test]
+    fn a_member_that_starts_is_not_told_as_one_of_no_cluster() {
+        let node = MemNode::new("n1");
+        let check = |is_starting: bool, code: &str, retry: &str| {
+            node.set_starting(is_starting);
+            let response = ApiError::without_engines(&node).into_response(Shape::Ollama);
+            let header = |name: &str| response.headers().get(name).map(|value| value.to_str().expect("text"));
+            assert_eq!(response.status().as_u16(), 503, "{code}");
+            assert_eq!((header("x-ollamamax-error"), header("retry-after")), (Some(code), Some(retry)));
+        };
+        check(true, "starting", "1");
+        check(false, "not_initialised", "30");
     }
 
     #[test]

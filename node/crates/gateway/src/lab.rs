@@ -210,7 +210,7 @@ impl Shared {
 
     /// The version that the cluster has of a name, and which nodes that are alive hold it.
     fn served(&self, name: &ModelName) -> Result<(Option<Digest>, Vec<NodeId>), Refusal> {
-        let view = self.node.view().ok_or_else(Refusal::no_member)?;
+        let view = self.node.view().ok_or_else(|| Refusal::without_engines(&*self.node))?;
         let locations = read::locations_of(&*view, name)?;
         let served = standing_of(&*view, name, &locations)?;
         let holding = locations.iter().filter(|location| Some(location.model.digest) == served);
@@ -243,7 +243,7 @@ impl Shared {
     }
 
     fn lab(&self) -> Result<Lab, Refusal> {
-        self.node.transfer().map(|transfer| transfer.lab()).ok_or_else(Refusal::no_member)
+        self.node.transfer().map(|transfer| transfer.lab()).ok_or_else(|| Refusal::without_engines(&*self.node))
     }
 
     /// Where a file comes from: this listener under another name.

@@ -30,6 +30,7 @@ struct Parts {
     transfer: Option<transfer::Handle>,
     sites: Vec<Site>,
     view: Option<Arc<MemView>>,
+    is_starting: bool,
     readiness: Readiness,
 }
 
@@ -59,6 +60,11 @@ impl MemNode {
     /// Sets which places there are for every model.
     pub fn set_sites(&self, sites: Vec<Site>) {
         self.parts().sites = sites;
+    }
+
+    /// Makes it a member whose engines do not run yet, or one that is no member.
+    pub fn set_starting(&self, is_starting: bool) {
+        self.parts().is_starting = is_starting;
     }
 
     /// Sets how it stands.
@@ -106,6 +112,10 @@ impl Node for MemNode {
     fn phase(&self, model: &ModelName) -> Phase {
         let record = self.view().and_then(|view| read::model(&*view, model).ok().flatten());
         record.map_or(Phase::Active, |record| record.phase)
+    }
+
+    fn is_starting(&self) -> bool {
+        self.parts().is_starting
     }
 
     fn readiness(&self) -> Readiness {

@@ -31,6 +31,9 @@ pub trait Node: Send + Sync + 'static {
     /// Where a model stands in its life, as far as this node knows; active where it does not.
     fn phase(&self, model: &ModelName) -> Phase;
 
+    /// Whether it is a member, where it has no scheduler, transfer and view: it will have them in a moment.
+    fn is_starting(&self) -> bool;
+
     /// How the node stands.
     fn readiness(&self) -> Readiness;
 }

@@ -91,6 +91,8 @@ codes! {
     OutcomeUnknown = "outcome_unknown", Timeout, 504, 2, false, false;
     /// The node is not a member of any cluster yet.
     NotInitialised = "not_initialised", Conflict, 409, 9, false, true;
+    /// The node is a member whose engines are not running yet.
+    Starting = "starting", ExternalService, 503, 14, true, true;
     /// No node with a working runtime can answer.
     RuntimeUnavailable = "runtime_unavailable", ExternalService, 503, 14, true, true;
     /// The runtime broke off or answered something that is not its protocol.

@@ -110,8 +110,8 @@ fn health_of(lab: &dyn Lab) -> Result<Health, ToolError> {
     let (node, cluster) = (lab.health(), lab.cluster()?);
     let members = match lab.nodes() {
         Ok(nodes) => nodes.into_iter().map(member_of).collect(),
-        // How a node is can be asked before it belongs to anything.
-        Err(error) if error.code == ErrorCode::NotInitialised => Vec::new(),
+        // How a node is can be asked before it belongs to anything, and while it starts.
+        Err(error) if matches!(error.code, ErrorCode::NotInitialised | ErrorCode::Starting) => Vec::new(),
         Err(error) => return Err(error),
     };
     Ok(Health { status: status_of(&node, &cluster), node, members, attention: cluster.attention })

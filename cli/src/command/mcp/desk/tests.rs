@@ -44,6 +44,8 @@ struct Node {
     is_own: AtomicBool,
     /// Its cluster has no leader: nothing can be changed there.
     is_leaderless: AtomicBool,
+    /// Its engines do not run yet.
+    is_starting: AtomicBool,
     /// Calls of tools have no end there.
     holds: bool,
     connections: Mutex<JoinSet<()>>,
@@ -143,6 +145,7 @@ impl Node {
             ("tasks/get", _) => {
                 return Some((400, message::error(id, message::INVALID_PARAMS, "no such task", Value::Null)));
             }
+            ("tools/call", _) if self.is_starting.load(Ordering::Relaxed) => refused("starting", true),
             ("tools/call", Some("administers")) if !self.is_own.load(Ordering::Relaxed) => {
                 return Some((400, message::error(id, message::INVALID_PARAMS, "no such tool", Value::Null)));
             }
@@ -241,6 +244,7 @@ impl Hold {
             mood: Mutex::new(Mood::Open),
             is_own: AtomicBool::new(false),
             is_leaderless: AtomicBool::new(false),
+            is_starting: AtomicBool::new(false),
             holds,
             connections: Mutex::default(),
             asked: Mutex::default(),
@@ -502,6 +506,31 @@ async fn a_change_that_may_have_been_begun_is_not_told_as_not_done_by_a_node_tha
     let told = assistant.hear().await;
     assert_eq!((&told["id"], &told["result"]["isError"]), (&json!(8), &json!(true)), "{told}");
     assert_eq!(n2.asked("tools/call").len(), asked + 1);
+    assistant.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_starts_is_asked_again_for_a_little_while_and_then_has_the_word() {
+    let mut n1 = Hold::new("n1", false).of_caller();
+    n1.node.is_starting.store(true, Ordering::Relaxed);
+    let mut assistant = Assistant::start(&[&n1]);
+    assistant.call(7, "adds").await;
+    n1.call().await;
+    n1.call().await;
+    n1.node.is_starting.store(false, Ordering::Relaxed);
+    assert_eq!(assistant.node_of(7).await, "n1");
+    n1.node.is_starting.store(true, Ordering::Relaxed);
+    let asked_at = Instant::now();
+    assistant.call(8, "adds").await;
+    let told = assistant.hear().await;
+    assert!(asked_at.elapsed() <= TOLD_WITHIN, "{:?}", asked_at.elapsed());
+    assert_eq!((&told["id"], &told["result"]["isError"]), (&json!(8), &json!(true)), "{told}");
+    assistant.end().await;
+    // Another node answers at once.
+    let n2 = Hold::new("n2", false);
+    let mut assistant = Assistant::start(&[&n1, &n2]);
+    assistant.call(9, "reads").await;
+    assert_eq!(assistant.node_of(9).await, "n2");
     assistant.end().await;
 }
 

@@ -204,6 +204,17 @@ impl AdminError {
         )
     }
 
+    /// This node is a member, and its engines do not run yet.
+    #[must_use]
+    pub fn starting() -> Self {
+        Self::new(
+            ErrorCode::Starting,
+            "this node is starting",
+            "it reads the state of its cluster from its disk",
+            "ollamax status; then the same again",
+        )
+    }
+
     /// This node was removed from its cluster.
     #[must_use]
     pub fn removed() -> Self {
@@ -218,7 +229,12 @@ impl AdminError {
     /// Why a node in this phase has no engines.
     #[must_use]
     pub fn without_engines(phase: Phase) -> Self {
-        if phase == Phase::Removed { Self::removed() } else { Self::not_initialised() }
+        match phase {
+            Phase::Waiting => Self::not_initialised(),
+            Phase::Joining | Phase::Member => Self::starting(),
+            Phase::Stopping => Self::new(ErrorCode::Draining, "this node is stopping", "", "ask another node"),
+            Phase::Removed => Self::removed(),
+        }
     }
 
     /// The state answered something that this command cannot have.
@@ -238,7 +254,10 @@ impl AdminError {
         let show = |id: &TaskId| format!("ollamax task show {id}");
         let (why, next) = match refusal {
             Refusal::TaskMoved(id) => ("its node was silent for too long, or somebody ended it", show(id)),
-            Refusal::TaskStands { id, .. } => ("it can be done only with a task that stands elsewhere", show(id)),
+            Refusal::TaskStands { id, .. } => (
+                "only a task that waits can be approved or denied, and only one that failed or was cancelled retried",
+                show(id),
+            ),
             Refusal::OnceReused => (
                 "a key belongs to one request, whoever sends it again",
                 "send this request with a key of its own; the first one is not done again".to_owned(),
@@ -490,7 +509,10 @@ mod tests {
         let id = TaskId([1; 16]);
         let show = format!("ollamax task show {id}");
         check(Refusal::TaskMoved(id), refused, &show);
-        check(Refusal::TaskStands { id, state: "queued".to_owned() }, refused, &show);
+        let stands = Refusal::TaskStands { id, state: "queued".to_owned() };
+        let why = AdminError::from(stands.clone()).why;
+        assert!(why.contains("that waits") && why.contains("that failed"), "{why}");
+        check(stands, refused, &show);
         check(Refusal::TaskNotFound(id), ErrorCode::TaskNotFound, "ollamax task list");
         let token = Refusal::TokenInvalid(TokenProblem::UsedUp);
         check(token, ErrorCode::TokenInvalid, "ollamax token create");
@@ -501,6 +523,20 @@ mod tests {
         let error = AdminError::from(metadata::ProposeError::NoQuorum("nobody leads".to_owned()));
         let expected = ("no quorum: a majority of voters did not answer", "nobody leads");
         assert_eq!((error.what.as_str(), error.why.as_str()), expected);
+    }
+
+    #[test]
+    fn a_node_without_engines_says_whether_it_will_have_some() {
+        let check = |phase: Phase, code: ErrorCode, retryable: bool| {
+            let error = AdminError::without_engines(phase);
+            assert_eq!((error.code, error.code.is_retryable()), (code, retryable), "{phase:?}");
+            assert_eq!(error.next.contains("ollamax init"), phase == Phase::Waiting, "{error:?}");
+        };
+        check(Phase::Waiting, ErrorCode::NotInitialised, false);
+        check(Phase::Joining, ErrorCode::Starting, true);
+        check(Phase::Member, ErrorCode::Starting, true);
+        check(Phase::Stopping, ErrorCode::Draining, true);
+        check(Phase::Removed, ErrorCode::NotMember, false);
     }
 
     #[test]

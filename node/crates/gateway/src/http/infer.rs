@@ -49,7 +49,7 @@ async fn try_answer(
     fields.model(api).clone_into(asked);
     let model = checked_model(api, &fields)?;
     check_phase(door, api, &fields, &model)?;
-    let scheduler = door.parts.node.scheduler().ok_or_else(ApiError::not_initialised)?;
+    let scheduler = door.parts.node.scheduler().ok_or_else(|| ApiError::without_engines(&*door.parts.node))?;
     let request = InferenceRequest {
         id: id.clone(),
         trace,

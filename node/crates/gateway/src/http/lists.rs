@@ -120,7 +120,7 @@ fn answer<T: Serialize>(shape: Shape, found: Result<T, ApiError>) -> Response<Bo
 }
 
 fn scheduler_of(door: &OpenDoor) -> Result<scheduler::Handle, ApiError> {
-    door.parts.node.scheduler().ok_or_else(ApiError::not_initialised)
+    door.parts.node.scheduler().ok_or_else(|| ApiError::without_engines(&*door.parts.node))
 }
 
 fn no_runtime() -> ApiError {
@@ -133,7 +133,7 @@ fn no_runtime() -> ApiError {
 
 /// The merged listing, newest first, and the members' names.
 fn listed(door: &OpenDoor) -> Result<(Vec<Listed>, BTreeMap<NodeId, String>), ApiError> {
-    let view = door.parts.node.view().ok_or_else(ApiError::not_initialised)?;
+    let view = door.parts.node.view().ok_or_else(|| ApiError::without_engines(&*door.parts.node))?;
     let names = read::members(&*view)?.into_iter().map(|member| (member.id, member.name)).collect();
     Ok((listing(read::locations(&*view)?, &pins(&*view)?), names))
 }
@@ -173,7 +173,7 @@ fn read_model(door: &OpenDoor, sent: String) -> Result<Model, ApiError> {
 
 fn read_processes(door: &OpenDoor) -> Result<Processes, ApiError> {
     let scheduler = scheduler_of(door)?;
-    let view = door.parts.node.view().ok_or_else(ApiError::not_initialised)?;
+    let view = door.parts.node.view().ok_or_else(|| ApiError::without_engines(&*door.parts.node))?;
     let names = read::members(&*view)?.into_iter().map(|member| (member.id, member.name)).collect();
     let mut rows: Vec<(NodeId, Residency)> =
         scheduler.runtime().resident.iter().map(|row| (scheduler.node(), row.clone())).collect();

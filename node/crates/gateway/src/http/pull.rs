@@ -97,8 +97,8 @@ fn check_caller(pull: Pull, client: Option<ClientAddress>, headers: &HeaderMap) 
 
 /// Has the model pulled as the cluster knows to, with the node that pulls where it is known before.
 fn begin(door: &OpenDoor, name: ModelName, insecure: bool) -> Result<(States, Option<NodeId>), ApiError> {
-    let transfer = door.parts.node.transfer().ok_or_else(ApiError::not_initialised)?;
-    let view = door.parts.node.view().ok_or_else(ApiError::not_initialised)?;
+    let transfer = door.parts.node.transfer().ok_or_else(|| ApiError::without_engines(&*door.parts.node))?;
+    let view = door.parts.node.view().ok_or_else(|| ApiError::without_engines(&*door.parts.node))?;
     let sites = door.parts.node.sites(&name);
     let node = choose_puller(&sites).ok_or_else(|| {
         let text = "no node can take a model: none that holds models has a runtime that is up; ollamax node list";

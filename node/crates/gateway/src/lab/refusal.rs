@@ -14,6 +14,7 @@ use ollamax_transfer::PullError;
 use ollamax_types::{Digest, ErrorCode};
 
 use crate::error::{ApiError, ERROR_HEADER, words_of};
+use crate::ports::Node;
 
 /// When to ask again, seconds.
 const RETRY_AFTER_SECONDS: u64 = 10;
@@ -78,10 +79,10 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, "BLOB_UNKNOWN", format!("sha256:{sha256} is not here"))
     }
 
-    /// The node is no member.
-    pub(super) fn no_member() -> Self {
-        let code = Some(ErrorCode::NotInitialised);
-        Self { code, ..Self::unavailable("this node belongs to no cluster yet") }
+    /// The node is no member, or one that starts.
+    pub(super) fn without_engines(node: &dyn Node) -> Self {
+        let error = ApiError::without_engines(node);
+        Self { code: Some(error.code), ..Self::unavailable(error.message) }
     }
 
     fn unavailable(message: impl Into<String>) -> Self {

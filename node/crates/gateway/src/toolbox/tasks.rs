@@ -224,16 +224,7 @@ impl Toolbox {
         if yes {
             return self.waited(task, progress).await;
         }
-        // What was cancelled before it began was denied, whoever did it.
-        let (id, status) = (&task.id, &task.status);
-        let (message, next) = if status == "cancelled" && task.attempt == 0 {
-            let message = format!("it was not approved, and nothing was done; task {id} is cancelled");
-            (message, "to be asked again, call the tool again, with another idempotency_key if it had one".to_owned())
-        } else {
-            let message = format!("the question had the answer yes before; task {id} is {status}");
-            (message, format!("ollamax task cancel {id}"))
-        };
-        Err(ToolError::new(ErrorCode::PreconditionFailed, message, next))
+        Err(denied(&task))
     }
 
     /// Another node may have been told the answer at the same time: what is on record then counts.
@@ -288,6 +279,21 @@ fn next_of_an_administrator(id: &str, wish: Wish) -> String {
     format!("an administrator does this on a node: ollamax {command} {id}")
 }
 
+/// What whoever said no hears of the task.
+fn denied(task: &TaskView) -> ToolError {
+    let (id, status) = (&task.id, &task.status);
+    // What was cancelled before it began was denied, whoever did it.
+    let (message, next) = if status == "cancelled" && task.attempt == 0 {
+        let message = format!("it was not approved, and nothing was done; task {id} is cancelled");
+        (message, "to be asked again, call the tool again, with another idempotency_key if it had one".to_owned())
+    } else {
+        let what = if task.is_over() { "show" } else { "cancel" };
+        let message = format!("the question had the answer yes before; task {id} is {status}");
+        (message, format!("ollamax task {what} {id}"))
+    };
+    ToolError::new(ErrorCode::PreconditionFailed, message, next)
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::ready;
@@ -302,6 +308,20 @@ mod tests {
     use ollamax_tools::{Call, Catalogue, Families, Foreseen, Hints, Principal, Spec, Started, Tool, Work};
 
     use super::*;
+
+    #[test]
+    fn who_says_no_to_what_is_over_is_not_told_to_cancel_it() {
+        let check = |status: &str, attempt: u32, next: &str| {
+            let (id, status) = ("task_1".to_owned(), status.to_owned());
+            let told = denied(&TaskView { id, status, attempt, ..TaskView::default() });
+            assert!(told.next.starts_with(next), "{told:?}");
+        };
+        check("cancelled", 0, "to be asked again");
+        check("queued", 0, "ollamax task cancel task_1");
+        check("working", 1, "ollamax task cancel task_1");
+        check("completed", 1, "ollamax task show task_1");
+        check("cancelled", 1, "ollamax task show task_1");
+    }
 
     #[derive(Deserialize, Serialize, JsonSchema)]
     #[serde(deny_unknown_fields)]

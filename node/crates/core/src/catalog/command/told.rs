@@ -50,6 +50,6 @@ pub(super) const fn told_since(code: ErrorCode) -> u32 {
         | ErrorCode::QuotaExceeded
         | ErrorCode::Draining
         | ErrorCode::DeadlineExceeded => 4,
-        ErrorCode::TaskNotFound => 5,
+        ErrorCode::TaskNotFound | ErrorCode::Starting => 5,
     }
 }
