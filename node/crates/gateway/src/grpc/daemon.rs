@@ -240,7 +240,7 @@ impl AdminError {
             Refusal::TaskMoved(id) => ("its node was silent for too long, or somebody ended it", show(id)),
             Refusal::TaskStands { id, .. } => ("it can be done only with a task that stands elsewhere", show(id)),
             Refusal::OnceReused => (
-                "a key belongs to one request, whoever sends it again",
+                "a key counts for its caller and tool, and with other arguments it is another request",
                 "send this request with a key of its own; the first one is not done again".to_owned(),
             ),
             _ => ("it was never opened, or is over for more than a day", "ollamax task list".to_owned()),
@@ -489,6 +489,9 @@ mod tests {
         check(Refusal::TaskMoved(id), refused, &show);
         check(Refusal::TaskStands { id, state: "queued".to_owned() }, refused, &show);
         check(Refusal::TaskNotFound(id), ErrorCode::TaskNotFound, "ollamax task list");
+        let other = "send this request with a key of its own; the first one is not done again";
+        check(Refusal::OnceReused, Refusal::OnceReused.code(), other);
+        assert!(AdminError::from(Refusal::OnceReused).why.contains("its caller and tool"));
         let token = Refusal::TokenInvalid(TokenProblem::UsedUp);
         check(token, ErrorCode::TokenInvalid, "ollamax token create");
     }
