@@ -143,7 +143,8 @@ fn node(node: v1::NodeView) -> Node {
         runtime: node.runtime.map(runtime),
         memory_used_bytes: node.memory_used_bytes,
         memory_total_bytes: node.memory_total_bytes,
-        disk_free_bytes: node.disk_free_bytes,
+        // A node of an older release does not say where its models lie.
+        disk_free_bytes: node.models_free_bytes.or(node.disk_free_bytes),
         gpus: node.gpus.into_iter().map(gpu).collect(),
         labels: node.labels.into_iter().map(|label| (label.key, label.value)).collect(),
     }
@@ -229,6 +230,18 @@ mod tests {
             (runtime.kind.as_str(), runtime.state.as_str(), runtime.reason.as_str()),
             ("engine", "down", "refused")
         );
+    }
+
+    #[test]
+    fn the_free_disk_is_that_of_the_models_where_it_is_known() {
+        let check = |disk_free_bytes, models_free_bytes, expected: Option<u64>| {
+            let view = v1::NodeView { disk_free_bytes, models_free_bytes, ..v1::NodeView::default() };
+            assert_eq!(node(view).disk_free_bytes, expected);
+        };
+        check(Some(74), Some(48), Some(48));
+        check(Some(74), Some(0), Some(0));
+        check(Some(74), None, Some(74));
+        check(None, None, None);
     }
 
     #[test]

@@ -28,7 +28,8 @@ const LIST_NODES: Spec = Spec {
     name: "list_nodes",
     title: "List nodes",
     description: "Lists the machines of the cluster: role, health, model runtime, loaded models, memory, free disk, \
-                  graphics cards, labels. Ask with health suspect or dead for those that are unwell.",
+                  graphics cards, labels. Ask with health suspect or dead for those that are not heard; a model \
+                  runtime that is down is told in runtime.",
     examples: &[
         Example { title: "All nodes", arguments: "{}" },
         Example { title: "Those that are not heard", arguments: r#"{"health": "dead"}"# },

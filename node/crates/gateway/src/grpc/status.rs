@@ -400,6 +400,7 @@ fn fill_from_beat(node: &mut v1::NodeView, beat: &Beat) {
     node.memory_used_bytes = beat.memory_used_bytes;
     node.memory_total_bytes = beat.memory_total_bytes;
     node.disk_free_bytes = beat.disk_free_bytes;
+    node.models_free_bytes = beat.models_free_bytes;
     node.cpu_permille = beat.cpu_permille;
     node.gpus = beat.gpus.iter().map(gpu).collect();
     node.quarantined = beat.quarantined.iter().map(quarantine).collect();
@@ -505,6 +506,14 @@ mod tests {
         let mut node = v1::NodeView::default();
         fill_from_beat(&mut node, &Beat { suspect_files: 1, damaged_manifests: 2, ..samples::beat(1) });
         assert_eq!(node.suspect_files, 3);
+    }
+
+    #[test]
+    fn both_disks_of_a_node_are_told_apart() {
+        let (disk_free_bytes, models_free_bytes) = (Some(74), Some(48));
+        let (mut node, beat) = (v1::NodeView::default(), Beat { disk_free_bytes, models_free_bytes, ..samples::beat(1) });
+        fill_from_beat(&mut node, &beat);
+        assert_eq!((node.disk_free_bytes, node.models_free_bytes), (disk_free_bytes, models_free_bytes));
     }
 
     #[test]
