@@ -83,7 +83,19 @@ impl Lab for LabOverAdmin {
 pub(crate) fn refused(error: AdminError) -> ToolError {
     let AdminError { code, what, why, next } = error;
     let message = if why.is_empty() { what } else { format!("{what}: {why}") };
-    ToolError::new(code, message, next)
+    ToolError::new(code, message, in_tools(next))
+}
+
+/// What is to be done next, where the command would do what a tool asks a person about: that tool instead.
+fn in_tools(next: String) -> String {
+    const INSISTING: &str = "call delete_model with force true, of which a person is asked";
+    if next.starts_with("ollamax model rm ") && next.ends_with(" --force") {
+        return INSISTING.to_owned();
+    }
+    match next.strip_suffix("or the same again with --force") {
+        Some(before) => format!("{before}or {INSISTING}"),
+        None => next,
+    }
 }
 
 const fn needed(needed: Needed) -> &'static str {
@@ -268,6 +280,20 @@ mod tests {
         check(r#"{"family": "llama", "parameter_size": "3B"}"#, 2);
         check("", 0);
         check("[1]", 0);
+    }
+
+    #[test]
+    fn no_tool_names_a_command_that_goes_past_an_approval() {
+        let check = |next: &str, expected: &str| {
+            let error = refused(AdminError::new(ErrorCode::PreconditionFailed, "it stays", "it is the last", next));
+            assert_eq!(error.next, expected);
+        };
+        let insisting = "call delete_model with force true, of which a person is asked";
+        check("ollamax model rm m:latest --force", insisting);
+        let silent = "ollamax node list; or the same again with --force";
+        check(silent, &format!("ollamax node list; or {insisting}"));
+        check("ollamax model rm m:latest, or use another name", "ollamax model rm m:latest, or use another name");
+        check("ollamax model unpin m:latest", "ollamax model unpin m:latest");
     }
 
     #[test]
