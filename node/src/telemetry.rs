@@ -110,8 +110,9 @@ pub(crate) enum InitError {
 pub(crate) fn parse_level(level: &str) -> Result<EnvFilter, InitError> {
     let mut filter = EnvFilter::default().add_directive(LevelFilter::WARN.into());
     // A peer that cannot be reached is our own state change, logged once; openraft would say it with every message. A
-    // request that makes no sense is its caller's, whose call has its line; rmcp would warn of each.
-    for text in ["openraft=error", "rmcp=error"] {
+    // request that makes no sense is its caller's, whose call has its line; rmcp would warn of each. An assistant that
+    // leaves while it listens is no fault; rmcp's service would say as an error that nobody takes the last answer.
+    for text in ["openraft=error", "rmcp=error", "rmcp::service=off"] {
         let quiet = text.parse().map_err(|_| InitError::Level(text.to_owned()))?;
         filter = filter.add_directive(quiet);
     }
@@ -514,6 +515,23 @@ mod tests {
         assert!(lines.len() < 9, "{}", lines.len());
         assert!(lines.last().is_some_and(|line| line.starts_with("19 ")));
         assert_eq!(ring.tail(1).0.len(), 1);
+    }
+
+    #[test]
+    fn an_assistant_that_leaves_writes_no_error_and_what_its_transport_meets_does() {
+        let check = |level: &str, told: bool| {
+            let (ring, subscriber) = to_ring_at(level);
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::error!(target: "rmcp::service", "failed to send pending response during drain");
+                tracing::error!(target: "rmcp::transport::worker", "worker quit with fatal");
+            });
+            let (lines, _) = ring.tail(10);
+            let has = |text: &str| lines.iter().any(|line| line.contains(text));
+            assert_eq!((has("during drain"), has("worker quit")), (told, true), "{level}: {lines:?}");
+        };
+        check("info", false);
+        check("warn,ollamax_net=debug", false);
+        check("info,rmcp::service=error", true);
     }
 
     #[test]
