@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use serde_json::{Map, Value};
 
 use ollamax_gateway::grpc::{Admin, AdminError, Phase};
 use ollamax_gateway::ports::{Needed, Node as Clients};
 use ollamax_proto::v1;
 use ollamax_proto::v1::status_reply;
+use ollamax_tools::ports::Answer;
 use ollamax_tools::views::{Attention, Cluster, Gpu, Model, ModelCopy, Node, NodeHealth, Part, Runtime, Transfer};
 use ollamax_tools::{Lab, ToolError};
 use ollamax_types::ErrorCode;
@@ -60,9 +62,10 @@ impl Lab for LabOverAdmin {
         Ok(reply.nodes.into_iter().map(node).collect())
     }
 
-    fn transfers(&self) -> Result<Vec<Transfer>, ToolError> {
-        let reply = self.admin.pulls().map_err(refused)?;
-        Ok(reply.pulls.into_iter().map(transfer).collect())
+    fn transfers(&self) -> Answer<Vec<Transfer>> {
+        let admin = self.admin.clone();
+        let told = |reply: v1::ListPullsReply| reply.pulls.into_iter().map(transfer).collect::<Vec<Transfer>>();
+        async move { admin.pulls().await.map(told).map_err(refused) }.boxed()
     }
 
     fn models(&self) -> Result<Vec<Model>, ToolError> {
