@@ -331,7 +331,7 @@ fn pull_ended(model: &str, taken_back: TakenBack) -> ToolError {
         TakenBack::Met => (format!("{model} is there already, and stays"), "delete_model deletes it"),
         TakenBack::Stays => {
             let message = format!("{model} stays wanted, as that is not this task's alone to end; the pull goes on");
-            (message, "ollamax model wishes shows it; ollamax model pull NAME --cancel ends it for all")
+            (message, "delete_model without nodes ends it for all and deletes what is there; a person is asked first")
         }
     };
     // The code by which work says that it was ended.
@@ -428,6 +428,7 @@ mod tests {
         check(TakenBack::Nothing, "of this task's pull of m nothing is on record any more");
         check(TakenBack::Met, "m is there already, and stays");
         check(TakenBack::Stays, "m stays wanted, as that is not this task's alone to end; the pull goes on");
+        assert!(pull_ended("m", TakenBack::Stays).next.starts_with("delete_model "));
     }
 
     #[test]

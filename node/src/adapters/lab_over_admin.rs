@@ -3,11 +3,14 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use serde_json::{Map, Value};
 
 use ollamax_gateway::grpc::{Admin, AdminError};
 use ollamax_gateway::ports::{Needed, Node as Clients};
 use ollamax_proto::v1;
+use ollamax_proto::v1::status_reply;
+use ollamax_tools::ports::Answer;
 use ollamax_tools::views::{Attention, Cluster, Gpu, Model, ModelCopy, Node, NodeHealth, Part, Runtime, Transfer};
 use ollamax_tools::{Lab, ToolError};
 use ollamax_types::ErrorCode;
@@ -58,9 +61,10 @@ impl Lab for LabOverAdmin {
         Ok(reply.nodes.into_iter().map(node).collect())
     }
 
-    fn transfers(&self) -> Result<Vec<Transfer>, ToolError> {
-        let reply = self.admin.pulls().map_err(refused)?;
-        Ok(reply.pulls.into_iter().map(transfer).collect())
+    fn transfers(&self) -> Answer<Vec<Transfer>> {
+        let admin = self.admin.clone();
+        let told = |reply: v1::ListPullsReply| reply.pulls.into_iter().map(transfer).collect::<Vec<Transfer>>();
+        async move { admin.pulls().await.map(told).map_err(refused) }.boxed()
     }
 
     fn models(&self) -> Result<Vec<Model>, ToolError> {
@@ -81,7 +85,19 @@ impl Lab for LabOverAdmin {
 pub(crate) fn refused(error: AdminError) -> ToolError {
     let AdminError { code, what, why, next } = error;
     let message = if why.is_empty() { what } else { format!("{what}: {why}") };
-    ToolError::new(code, message, next)
+    ToolError::new(code, message, in_tools(next))
+}
+
+/// What is to be done next, where the command would do what a tool asks a person about: that tool instead.
+fn in_tools(next: String) -> String {
+    const INSISTING: &str = "call delete_model with force true, of which a person is asked";
+    if next.starts_with("ollamax model rm ") && next.ends_with(" --force") {
+        return INSISTING.to_owned();
+    }
+    match next.strip_suffix("or the same again with --force") {
+        Some(before) => format!("{before}or {INSISTING}"),
+        None => next,
+    }
 }
 
 const fn needed(needed: Needed) -> &'static str {
@@ -141,7 +157,8 @@ fn node(node: v1::NodeView) -> Node {
         runtime: node.runtime.map(runtime),
         memory_used_bytes: node.memory_used_bytes,
         memory_total_bytes: node.memory_total_bytes,
-        disk_free_bytes: node.disk_free_bytes,
+        // A node of an older release does not say where its models lie.
+        disk_free_bytes: node.models_free_bytes.or(node.disk_free_bytes),
         gpus: node.gpus.into_iter().map(gpu).collect(),
         labels: node.labels.into_iter().map(|label| (label.key, label.value)).collect(),
     }
@@ -232,6 +249,18 @@ mod tests {
     }
 
     #[test]
+    fn the_free_disk_is_that_of_the_models_where_it_is_known() {
+        let check = |disk_free_bytes, models_free_bytes, expected: Option<u64>| {
+            let view = v1::NodeView { disk_free_bytes, models_free_bytes, ..v1::NodeView::default() };
+            assert_eq!(node(view).disk_free_bytes, expected);
+        };
+        check(Some(74), Some(48), Some(48));
+        check(Some(74), Some(0), Some(0));
+        check(Some(74), None, Some(74));
+        check(None, None, None);
+    }
+
+    #[test]
     fn the_leader_is_told_by_name_and_a_view_without_an_age_has_none() {
         let named = v1::NodeView { id: 3, name: "c".to_owned(), ..v1::NodeView::default() };
         let reply = |leader: u64, age_ms: u64| v1::StatusReply {
@@ -255,6 +284,20 @@ mod tests {
         check(r#"{"family": "llama", "parameter_size": "3B"}"#, 2);
         check("", 0);
         check("[1]", 0);
+    }
+
+    #[test]
+    fn no_tool_names_a_command_that_goes_past_an_approval() {
+        let check = |next: &str, expected: &str| {
+            let error = refused(AdminError::new(ErrorCode::PreconditionFailed, "it stays", "it is the last", next));
+            assert_eq!(error.next, expected);
+        };
+        let insisting = "call delete_model with force true, of which a person is asked";
+        check("ollamax model rm m:latest --force", insisting);
+        let silent = "ollamax node list; or the same again with --force";
+        check(silent, &format!("ollamax node list; or {insisting}"));
+        check("ollamax model rm m:latest, or use another name", "ollamax model rm m:latest, or use another name");
+        check("ollamax model unpin m:latest", "ollamax model unpin m:latest");
     }
 
     #[test]

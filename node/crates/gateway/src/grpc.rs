@@ -100,12 +100,12 @@ impl Admin {
         Self { daemon }
     }
 
-    /// The pulls of the cluster, as this node hears of them.
+    /// The pulls of the cluster, as this node hears of them within a second.
     ///
     /// # Errors
     /// When this node has no engines, or its state cannot be read.
-    pub fn pulls(&self) -> Result<v1::ListPullsReply, AdminError> {
-        pulls::Pulls(self.clone()).list()
+    pub async fn pulls(&self) -> Result<v1::ListPullsReply, AdminError> {
+        pulls::Pulls(self.clone()).of_all().await
     }
 
     /// The routes for a tonic server that takes HTTP/1.1 too, of a node without tools.

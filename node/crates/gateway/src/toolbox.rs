@@ -23,6 +23,8 @@ use crate::ports::Keys;
 mod openapi;
 mod tasks;
 
+pub(crate) use tasks::what_it_does;
+
 /// Characters of a call's arguments in the log.
 const ARGUMENTS_CHARS_MAX: usize = 1_000;
 /// Characters of a name that no tool has, in the log.

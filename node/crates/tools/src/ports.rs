@@ -35,7 +35,7 @@ pub struct Ports {
     pub inference: Arc<dyn Inference>,
 }
 
-/// The lab, as one node sees it. Every call answers at once, from what the node holds.
+/// The lab, as one node sees it. Every call but [`Lab::transfers`] answers at once, from what the node holds.
 pub trait Lab: Send + Sync + 'static {
     /// How this node stands; answered also before it belongs to a cluster.
     fn health(&self) -> NodeHealth;
@@ -52,11 +52,9 @@ pub trait Lab: Send + Sync + 'static {
     /// When this node belongs to no cluster, or its state cannot be read.
     fn nodes(&self) -> Result<Vec<Node>, ToolError>;
 
-    /// The models that are being fetched somewhere, as far as this node hears.
-    ///
-    /// # Errors
-    /// When this node belongs to no cluster, or its state cannot be read.
-    fn transfers(&self) -> Result<Vec<Transfer>, ToolError>;
+    /// The models that are being fetched somewhere, as far as the nodes say it soon. Refused when this node belongs to
+    /// no cluster, or its state cannot be read.
+    fn transfers(&self) -> Answer<Vec<Transfer>>;
 
     /// The models, in the order of their names.
     ///

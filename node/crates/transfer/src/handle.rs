@@ -282,6 +282,11 @@ impl Handle {
         overview::permille_of(&self.0.service, name, digest, nodes).await
     }
 
+    /// How a pull of a model goes or went at a node; `None` where that knows of none, or says nothing within a second.
+    pub async fn pull_seen_at(&self, node: NodeId, name: &ModelName) -> Option<PullProgress> {
+        overview::told_by(&self.0.service, node, name).await
+    }
+
     fn place_of_watcher(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.0.watching).try_acquire_owned().ok()
     }

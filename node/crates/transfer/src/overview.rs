@@ -114,6 +114,15 @@ enum Open {
     There(BoxStream<'static, Result<PullProgress, PeerError>>),
 }
 
+/// How a pull of a model goes or went at a node; `None` where that knows of none, or does not say it soon.
+pub(crate) async fn told_by(service: &Service, node: NodeId, name: &ModelName) -> Option<PullProgress> {
+    if node == service.node {
+        return service.watch(name).map(|watch| PullProgress::clone(&watch.now()));
+    }
+    let mut told = service.means.peers.watch(node, name.clone());
+    timeout(PERMILLE_WAIT, told.next()).await.ok().flatten().and_then(Result::ok)
+}
+
 /// How much of a version of a model these nodes have, permille; of those that say it soon.
 pub(crate) async fn permille_of(
     service: &Service,
@@ -122,13 +131,7 @@ pub(crate) async fn permille_of(
     nodes: &[NodeId],
 ) -> BTreeMap<NodeId, u16> {
     let ask = |node: NodeId| async move {
-        let told = if node == service.node {
-            service.watch(name).map(|watch| PullProgress::clone(&watch.now()))
-        } else {
-            let mut told = service.means.peers.watch(node, name.clone());
-            timeout(PERMILLE_WAIT, told.next()).await.ok().flatten().and_then(Result::ok)
-        };
-        let told = told.filter(|told| told.digest == Some(digest))?;
+        let told = told_by(service, node, name).await.filter(|told| told.digest == Some(digest))?;
         let permille = told.verified_bytes().saturating_mul(1_000).checked_div(told.total_bytes());
         Some((node, permille.and_then(|permille| u16::try_from(permille).ok()).unwrap_or(1_000)))
     };

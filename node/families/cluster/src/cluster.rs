@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use ollamax_tools::page::page;
 use ollamax_tools::views::{Node, Transfer};
 use ollamax_tools::{Call, Changes, DeclarationError, Example, Lab, Ports, Spec, Tool, ToolError};
+use ollamax_types::ModelName;
 
 use crate::Nothing;
 
@@ -28,7 +29,8 @@ const LIST_NODES: Spec = Spec {
     name: "list_nodes",
     title: "List nodes",
     description: "Lists the machines of the cluster: role, health, model runtime, loaded models, memory, free disk, \
-                  graphics cards, labels. Ask with health suspect or dead for those that are unwell.",
+                  graphics cards, labels. Ask with health suspect or dead for those that are not heard; a model \
+                  runtime that is down is told in runtime.",
     examples: &[
         Example { title: "All nodes", arguments: "{}" },
         Example { title: "Those that are not heard", arguments: r#"{"health": "dead"}"# },
@@ -141,7 +143,9 @@ pub(crate) fn tools(ports: &Ports) -> Result<Vec<Tool>, DeclarationError> {
     Ok(vec![
         Tool::reading(CLUSTER_STATUS, move |_: Nothing| status.cluster())?,
         Tool::reading(LIST_NODES, move |asked: NodesAsked| list_nodes(&*nodes, &asked))?,
-        Tool::reading(LIST_TRANSFERS, move |asked: TransfersAsked| list_transfers(&*transfers, &asked))?,
+        Tool::new(LIST_TRANSFERS, move |_: Call, asked: TransfersAsked| {
+            list_transfers(Arc::clone(&transfers), asked).boxed()
+        })?,
         Tool::new(DRAIN_NODE, move |call: Call, asked: DrainAsked| drain(Arc::clone(&changes), call, asked).boxed())?,
     ])
 }
@@ -168,10 +172,12 @@ fn list_nodes(lab: &dyn Lab, asked: &NodesAsked) -> Result<Nodes, ToolError> {
     Ok(Nodes { nodes, next_cursor })
 }
 
-fn list_transfers(lab: &dyn Lab, asked: &TransfersAsked) -> Result<Transfers, ToolError> {
-    let mut transfers = lab.transfers()?;
-    if let Some(model) = &asked.model {
-        transfers.retain(|transfer| transfer.model == *model);
+async fn list_transfers(lab: Arc<dyn Lab>, asked: TransfersAsked) -> Result<Transfers, ToolError> {
+    let (TransfersAsked { model }, mut transfers) = (asked, lab.transfers().await?);
+    if let Some(model) = model {
+        // Without a tag it is the latest.
+        let full = model.parse::<ModelName>().map_or(model, |name| name.to_string());
+        transfers.retain(|transfer| transfer.model == full);
     }
     transfers.sort_by(|a, b| (&a.model, &a.node).cmp(&(&b.model, &b.node)));
     let omitted = transfers.len().saturating_sub(TRANSFERS_MAX);
@@ -209,7 +215,7 @@ mod tests {
         };
         MemLab {
             nodes: Some(vec![node(10, "j", "alive"), node(2, "b", "dead"), node(9, "i", "alive")]),
-            transfers: vec![transfer("m", "i"), transfer("k", "j"), transfer("m", "b")],
+            transfers: vec![transfer("m:latest", "i"), transfer("k:latest", "j"), transfer("m:latest", "b")],
             ..MemLab::default()
         }
     }
@@ -250,7 +256,8 @@ mod tests {
             told(&call(lab(), "list_transfers", arguments).await.expect("listed"), "transfers", "node")
         };
         assert_eq!(nodes(json!({})).await, [json!("j"), json!("b"), json!("i")]);
-        assert_eq!(nodes(json!({"model": "m"})).await, [json!("b"), json!("i")]);
+        assert_eq!(nodes(json!({"model": "m:latest"})).await, [json!("b"), json!("i")]);
+        assert_eq!(nodes(json!({"model": "m"})).await, [json!("b"), json!("i")], "without a tag it is the latest");
         assert_eq!(nodes(json!({"model": "x"})).await, Vec::<Value>::new());
     }
 

@@ -6,12 +6,13 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use ollamax_tools::page::page;
 use ollamax_tools::views::{Model, Transfer};
-use ollamax_tools::{DeclarationError, Example, Lab, Ports, Spec, Tool, ToolError};
+use ollamax_tools::{Call, DeclarationError, Example, Lab, Ports, Spec, Tool, ToolError};
 use ollamax_types::ErrorCode;
 
 mod copies;
@@ -97,7 +98,7 @@ pub fn tools(ports: &Ports) -> Result<Vec<Tool>, DeclarationError> {
     let (all, one) = (Arc::clone(&ports.lab), Arc::clone(&ports.lab));
     let mut tools = vec![
         Tool::reading(LIST_MODELS_DETAILED, move |asked: ModelsAsked| list(&*all, &asked))?,
-        Tool::reading(GET_MODEL_INFO_EXTENDED, move |asked: ModelAsked| info(&*one, &asked.name))?,
+        Tool::new(GET_MODEL_INFO_EXTENDED, move |_: Call, asked: ModelAsked| info(Arc::clone(&one), asked).boxed())?,
     ];
     tools.extend(records::tools(&ports.changes)?);
     tools.extend(copies::tools(ports)?);
@@ -116,9 +117,10 @@ fn list(lab: &dyn Lab, asked: &ModelsAsked) -> Result<Models, ToolError> {
     Ok(Models { models, next_cursor })
 }
 
-fn info(lab: &dyn Lab, name: &str) -> Result<Info, ToolError> {
-    let model = lab.model(name)?;
-    let mut transfers = lab.transfers()?;
+async fn info(lab: Arc<dyn Lab>, asked: ModelAsked) -> Result<Info, ToolError> {
+    let ModelAsked { name } = asked;
+    let model = lab.model(&name)?;
+    let mut transfers = lab.transfers().await?;
     transfers.retain(|transfer| transfer.model == model.name);
     Ok(Info { model, transfers })
 }

@@ -102,6 +102,8 @@ struct Pinned {
     name: String,
     /// The version's digest; null: the newest.
     digest: Option<String>,
+    /// Nothing was changed: so it would be.
+    dry_run: bool,
 }
 
 // A call without arguments.
@@ -160,14 +162,14 @@ async fn pin(changes: Arc<dyn Changes>, call: Call, asked: PinAsked) -> Result<P
     if pinned {
         let version = version.as_deref();
         let asked = if is_dry { changes.plan_pin(&name, version) } else { changes.pin(&call, &name, version) };
-        return Ok(Pinned { digest: Some(asked.await?), name });
+        return Ok(Pinned { digest: Some(asked.await?), name, dry_run: is_dry });
     }
     if version.is_some() {
         return Err(wrong("a name that is not pinned stands for the newest version", "leave version out"));
     }
     let asked = if is_dry { changes.plan_unpin(&name) } else { changes.unpin(&call, &name) };
     asked.await?;
-    Ok(Pinned { name, digest: None })
+    Ok(Pinned { name, digest: None, dry_run: is_dry })
 }
 
 async fn rescan(changes: Arc<dyn Changes>) -> Result<Found, ToolError> {
@@ -234,11 +236,11 @@ mod tests {
         check(json!({"name": "m"}), Err(ErrorCode::BadRequest)).await;
         let ports = MemPorts::default();
         let told = call(&ports, "pin_model", json!({"name": "m", "pinned": true})).await;
-        assert_eq!(told, Ok(json!({"name": "m", "digest": "ab".repeat(32)})));
+        assert_eq!(told, Ok(json!({"name": "m", "digest": "ab".repeat(32), "dry_run": false})));
         for (pinned, digest) in [(true, json!("ab".repeat(32))), (false, Value::Null)] {
             let ports = MemPorts::default();
             let told = call(&ports, "pin_model", json!({"name": "m", "pinned": pinned, "dry_run": true})).await;
-            assert_eq!(told, Ok(json!({"name": "m", "digest": digest})));
+            assert_eq!(told, Ok(json!({"name": "m", "digest": digest, "dry_run": true})));
             assert!(ports.changes.made().is_empty(), "a dry run changes nothing");
         }
     }

@@ -19,7 +19,7 @@ mod consensus;
 mod copies;
 
 pub(super) use copies::NO_OTHER_WHY;
-pub use copies::{Copies, Ended, Few, Lasting, LeftOut};
+pub use copies::{Copies, Ended, Failed, Few, Lasting, LeftOut};
 
 /// Clock difference between nodes that is worth a line, milliseconds.
 const CLOCK_SKEW_MS_MAX: u64 = 5_000;

@@ -259,7 +259,7 @@ impl AdminError {
                 show(id),
             ),
             Refusal::OnceReused => (
-                "a key belongs to one request, whoever sends it again",
+                "a key counts for its caller and tool, and with other arguments it is another request",
                 "send this request with a key of its own; the first one is not done again".to_owned(),
             ),
             _ => ("it was never opened, or is over for more than a day", "ollamax task list".to_owned()),
@@ -514,6 +514,9 @@ mod tests {
         assert!(why.contains("that waits") && why.contains("that failed"), "{why}");
         check(stands, refused, &show);
         check(Refusal::TaskNotFound(id), ErrorCode::TaskNotFound, "ollamax task list");
+        let other = "send this request with a key of its own; the first one is not done again";
+        check(Refusal::OnceReused, Refusal::OnceReused.code(), other);
+        assert!(AdminError::from(Refusal::OnceReused).why.contains("its caller and tool"));
         let token = Refusal::TokenInvalid(TokenProblem::UsedUp);
         check(token, ErrorCode::TokenInvalid, "ollamax token create");
     }

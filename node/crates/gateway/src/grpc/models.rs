@@ -33,9 +33,7 @@ impl Admin {
         let (own, peers) = (scheduler.beat(), scheduler.peers());
         let views = model_views(copies, &known, &resident(&own, &peers));
         if views.is_empty() && !name.is_empty() {
-            let what = format!("model {name:?} not found");
-            let next = format!("ollamax model list, or ollamax model import FILE --name {name}");
-            return Err(AdminError::new(ErrorCode::ModelNotFound, what, "no node has it", next));
+            return Err(nowhere(name, read::wish(&*view, &parse(name)?)?.is_some()));
         }
         let (all_bytes, unique_bytes) = stored(&own, &peers);
         let view = Some(status::local_view(&metadata.status()));
@@ -49,6 +47,17 @@ struct Known {
     names: BTreeMap<NodeId, String>,
     /// What is kept of names, by key.
     records: BTreeMap<String, Model>,
+}
+
+/// No node has a model: nobody asked for it, or it is on its way, or failed.
+fn nowhere(name: &str, is_wanted: bool) -> AdminError {
+    let what = format!("model {name:?} not found");
+    let (why, next) = if is_wanted {
+        ("no node has it yet; it was asked for", format!("ollamax model why {name}"))
+    } else {
+        ("no node has it", format!("ollamax model list, or ollamax model import FILE --name {name}"))
+    };
+    AdminError::new(ErrorCode::ModelNotFound, what, why, next)
 }
 
 /// The bytes of all models of the nodes that are heard, this one included: model by model, and each file once.
@@ -119,6 +128,16 @@ mod tests {
 
     use super::*;
     use crate::samples;
+
+    #[test]
+    fn a_model_that_was_asked_for_is_told_as_that_before_a_node_has_it() {
+        let check = |is_wanted: bool, why: &str, next: &str| {
+            let told = nowhere("m", is_wanted);
+            assert_eq!((told.code, told.why.as_str(), told.next.as_str()), (ErrorCode::ModelNotFound, why, next));
+        };
+        check(true, "no node has it yet; it was asked for", "ollamax model why m");
+        check(false, "no node has it", "ollamax model list, or ollamax model import FILE --name m");
+    }
 
     fn beat(node: u64, loaded: &[u8]) -> Beat {
         let residency = |digest: &u8| Residency {

@@ -29,6 +29,7 @@ use crate::order::{self, Order};
 use crate::wishfile::places;
 
 pub mod convert;
+mod elsewhere;
 mod limited;
 mod lowered;
 pub mod verified;

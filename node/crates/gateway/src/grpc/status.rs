@@ -16,7 +16,7 @@ use ollamax_scheduler::PeerLoad;
 use ollamax_types::limits::HEAR_TIMEOUT;
 use ollamax_types::{Beat, Digest, ModelName, NodeId, RuntimeKind, RuntimeState, Timestamp};
 
-use super::attention::{Beside, Copies, Ended, Few, Lasting, LeftOut};
+use super::attention::{Beside, Copies, Ended, Failed, Few, Lasting, LeftOut};
 use super::daemon::{AdminError, Facts, Path, Phase};
 use super::wishes::labels;
 use super::{Admin, attention, backup, cordon, wishes};
@@ -91,11 +91,13 @@ impl Admin {
         reply.snapshot_index = status.snapshot_index;
         let shortfall = self.daemon.shortfall()?;
         let few = few(&*view, &shortfall, &copies)?;
+        let wished = read::wishes(&*view)?;
+        let failed = failed(&*view, &shortfall, &wished)?;
         let impossible = without_told(shortfall.impossible, &shortfall.under);
         let models = read::models(&*view)?;
         let lasting = lasting(&models, &copies, engines.metadata.log_time());
         let pinned = not_held(models, &copies);
-        let left_out = left_out(&read::wishes(&*view)?, &copies, engines.metadata.log_time());
+        let left_out = left_out(&wished, &copies, engines.metadata.log_time());
         let (conflicting, quotas) = (conflicting(copies), quotas(&*view, "")?);
         let is_member = facts.phase == Phase::Member;
         let backups =
@@ -103,6 +105,7 @@ impl Admin {
         let closed = engines.transfer.closed();
         let copies = Copies {
             few: &few,
+            failed: &failed,
             impossible: &impossible,
             pinned: &pinned,
             lasting: &lasting,
@@ -196,6 +199,24 @@ fn few(view: &dyn View, shortfall: &Outlook, copies: &[Location]) -> Result<Vec<
         Ok(Few { name: name.clone(), has: *has, wants: *wants, holders, is_named, ended: ends.of_wish(name)? })
     });
     few.collect()
+}
+
+/// Wishes that ended, and that no missing copy and no missing place tells of. What a person removed is told as that.
+fn failed(view: &dyn View, shortfall: &Outlook, wishes: &[Wish]) -> Result<Vec<Failed>, Fault> {
+    let impossible = shortfall.impossible.iter().map(|(name, _)| name);
+    let told: BTreeSet<&ModelName> = shortfall.under.iter().map(|short| &short.name).chain(impossible).collect();
+    let has_failed = |wish: &&Wish| wish.failures.values().any(|failure| !failure.by_hand);
+    let silent: Vec<&Wish> = wishes.iter().filter(has_failed).filter(|wish| !told.contains(&wish.name)).collect();
+    if silent.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (ends, mut failed) = (Ends::of(view, shortfall)?, Vec::new());
+    for wish in silent {
+        if let Some(ended) = ends.of_wish(&wish.name)? {
+            failed.push(Failed { name: wish.name.clone(), ended });
+        }
+    }
+    Ok(failed)
 }
 
 /// Those of which the nodes themselves are the reason, and those that no shortage tells of: one that has only failed is
@@ -400,6 +421,7 @@ fn fill_from_beat(node: &mut v1::NodeView, beat: &Beat) {
     node.memory_used_bytes = beat.memory_used_bytes;
     node.memory_total_bytes = beat.memory_total_bytes;
     node.disk_free_bytes = beat.disk_free_bytes;
+    node.models_free_bytes = beat.models_free_bytes;
     node.cpu_permille = beat.cpu_permille;
     node.gpus = beat.gpus.iter().map(gpu).collect();
     node.quarantined = beat.quarantined.iter().map(quarantine).collect();
@@ -508,6 +530,15 @@ mod tests {
     }
 
     #[test]
+    fn both_disks_of_a_node_are_told_apart() {
+        let (disk_free_bytes, models_free_bytes) = (Some(74), Some(48));
+        let (mut node, beat) =
+            (v1::NodeView::default(), Beat { disk_free_bytes, models_free_bytes, ..samples::beat(1) });
+        fill_from_beat(&mut node, &beat);
+        assert_eq!((node.disk_free_bytes, node.models_free_bytes), (disk_free_bytes, models_free_bytes));
+    }
+
+    #[test]
     fn a_member_that_was_never_heard_is_silent_when_it_was_waited_for_long_enough() {
         let check = |health: Health, silence: Duration, expected: (node_view::Health, u64, bool)| {
             let mut node = v1::NodeView::default();
@@ -605,12 +636,16 @@ mod tests {
             surplus: BTreeSet::new(),
             shared: false,
         };
-        let end = |wish: &Wish, is_impossible: bool| {
+        let seen = |wish: &Wish| {
             let mut view = MemView::default();
             let left = Member { state: MemberState::Departed { at: Timestamp(1) }, ..samples::member(3) };
             let members = [samples::member(1), samples::member(2), left];
             view.write(&members.map(|member| Mutation::Put(Key::Member(member.id), Record::Member(member))));
             view.write(&[Mutation::Put(Key::Wish(wish.name.key()), Record::Wish(Box::new(wish.clone())))]);
+            view
+        };
+        let end = |wish: &Wish, is_impossible: bool| {
+            let view = seen(wish);
             let reasons = vec![(NodeId(1), Unfit::Told(ErrorCode::DigestMismatch))];
             let impossible = if is_impossible { vec![(wish.name.clone(), reasons)] } else { Vec::new() };
             let shortfall = Outlook { impossible, ..Outlook::default() };
@@ -639,6 +674,16 @@ mod tests {
         assert_eq!(end(&wish(Replicas::Count(2), &[1], true), false), None, "others may get it");
         assert!(end(&wish(named(&[1]), &[1], true), false).is_some(), "no others are named");
         assert!(end(&wish(Replicas::Count(2), &[1], false), false).is_some(), "it failed");
+        let told = |wish: &Wish, shortfall: &Outlook| {
+            let failed = failed(&seen(wish), shortfall, std::slice::from_ref(wish)).expect("readable");
+            failed.into_iter().map(|failed| failed.ended.why).collect::<Vec<_>>()
+        };
+        let (unsaid, ended) = (Outlook::default(), wish(Replicas::Count(2), &[1], false));
+        assert_eq!(told(&ended, &unsaid), [why], "it has room, and is nowhere");
+        assert!(told(&wish(Replicas::Count(2), &[2], false), &unsaid).is_empty(), "it goes on");
+        assert!(told(&wish(named(&[1]), &[1], true), &unsaid).is_empty(), "a person removed it");
+        let short = Shortage { name: ended.name.clone(), has: 0, wants: 2 };
+        assert!(told(&ended, &Outlook { under: vec![short], ..Outlook::default() }).is_empty(), "it is told already");
     }
 
     #[test]

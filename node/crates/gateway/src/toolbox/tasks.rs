@@ -260,9 +260,21 @@ pub(super) fn told(task: TaskView) -> TaskView {
     if !task.is_waiting() || task.text.contains(&how) {
         return task;
     }
-    let waits = format!("waits for approval: {how}");
+    let waits = waits(&task);
     let text = if task.text.is_empty() { waits } else { format!("{}; {waits}", task.text) };
     TaskView { text, ..task }
+}
+
+/// What a task says of itself, without the command: whoever is asked there and then types none.
+pub(crate) fn what_it_does(task: &TaskView) -> &str {
+    match task.text.strip_suffix(waits(task).as_str()) {
+        Some(text) => text.strip_suffix("; ").unwrap_or(text),
+        None => &task.text,
+    }
+}
+
+fn waits(task: &TaskView) -> String {
+    format!("waits for approval: ollamax approve {}", task.id)
 }
 
 fn unknown(id: &str) -> ToolError {
@@ -352,11 +364,12 @@ mod tests {
     #[test]
     fn what_waits_says_once_which_command_lets_it_go_on() {
         let check = |status: &str, text: &str, expected: &str| {
-            let (status, text) = (status.to_owned(), text.to_owned());
-            let task = TaskView { id: "task_1".to_owned(), status, text, ..TaskView::default() };
+            let (id, status) = ("task_1".to_owned(), status.to_owned());
+            let task = TaskView { id, status, text: text.to_owned(), ..TaskView::default() };
             let once = told(task);
             assert_eq!(once.text, expected);
-            assert_eq!(told(once).text, expected);
+            let twice = told(once);
+            assert_eq!((twice.text.as_str(), what_it_does(&twice)), (expected, text));
         };
         check("waiting", "", "waits for approval: ollamax approve task_1");
         check("waiting", "m goes from n2", "m goes from n2; waits for approval: ollamax approve task_1");

@@ -354,6 +354,9 @@ async fn receivers_have_what_the_origin_gave_so_far() {
     let permille = nodes[1].handle.permille_of(&model.name, digest, &asked).await;
     assert_eq!(permille.keys().copied().collect::<Vec<_>>(), asked[..4], "who is not there says nothing");
     assert!(permille.values().all(|permille| (490..500).contains(permille)), "{permille:?}");
+    let seen = nodes[1].handle.pull_seen_at(NodeId(3), &model.name).await.expect("it is on its way there");
+    assert_eq!((seen.node, seen.digest, seen.is_over()), (NodeId(3), Some(digest), false));
+    assert_eq!(nodes[1].handle.pull_seen_at(NodeId(9), &model.name).await, None);
     assert!(nodes[1].handle.permille_of(&model.name, Digest([0; 32]), &asked).await.is_empty(), "another version");
     lab.origin.set_limit(u64::MAX);
     held(&mut watch).await;

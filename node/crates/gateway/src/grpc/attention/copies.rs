@@ -36,6 +36,8 @@ const PIN_WHY: &str = "no other version may take its place, and no node can give
 pub struct Copies<'a> {
     /// Models with too few copies, in order.
     pub few: &'a [Few],
+    /// Wishes that ended without a copy that is missed, in order.
+    pub failed: &'a [Failed],
     /// Models for which there are not nodes enough, and what is wrong with the others.
     pub impossible: &'a [(ModelName, Vec<(NodeId, Unfit)>)],
     /// Models that are pinned to a version that nobody has.
@@ -63,6 +65,15 @@ pub struct Few {
     pub is_named: bool,
     /// What ended its wish; `None` where it goes on.
     pub ended: Option<Ended>,
+}
+
+/// A wish that ended, of a model that has no copies too few.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// Of which model.
+    pub name: ModelName,
+    /// With what.
+    pub ended: Ended,
 }
 
 /// With what a wish ended that nobody goes on with.
@@ -101,6 +112,7 @@ pub struct LeftOut {
 /// What wants a decision about copies.
 pub(super) fn missing(status: &StatusReply, copies: Copies<'_>, found: &mut Vec<Attention>) {
     too_few(status, copies, found);
+    not_pulled(copies.failed, found);
     if copies.impossible.len() > NAMED_MAX {
         let what = format!("{} models fit on fewer nodes than are wanted", copies.impossible.len());
         let reasons = copies.impossible.iter().flat_map(|(_, reasons)| reasons);
@@ -120,6 +132,21 @@ pub(super) fn missing(status: &StatusReply, copies: Copies<'_>, found: &mut Vec<
     }
     not_going(status, copies.lasting, found);
     not_coming(status, copies.left_out, found);
+}
+
+/// Models that were asked for, and that nobody goes on with: a name that its registry does not know, above all.
+fn not_pulled(failed: &[Failed], found: &mut Vec<Attention>) {
+    if failed.len() > NAMED_MAX {
+        let why = most(failed.iter().map(|failed| failed.ended.why.clone()));
+        let what = format!("{} pulls have failed", failed.len());
+        found.push(entry("wish_failed", what, why, "ollamax model wishes".to_owned()));
+        return;
+    }
+    found.extend(failed.iter().map(|Failed { name, ended: Ended { why, again } }| {
+        let end = format!("ollamax model pull {name} --cancel");
+        let next = format!("to have it tried again: {again}; to want it no more: {end}");
+        entry("wish_failed", format!("the pull of {name} has failed"), why.clone(), next)
+    }));
 }
 
 /// Copies that nothing puts back, because a person removed them. That is what was wanted, unless somebody says
@@ -388,6 +415,22 @@ mod tests {
         check(0, &[], "ollamax model rm m1:latest");
         check(0, &[2], "ollamax model pull m1:latest --cancel"); // what failed was an update
         check(1, &[2], "ollamax model pull m1:latest --cancel");
+    }
+
+    #[test]
+    fn a_pull_that_failed_is_told_though_no_copy_is_missed() {
+        let told = |pulls: usize| {
+            let ended = Ended { why: "n1: no such model".to_owned(), again: "again".to_owned() };
+            let failed: Vec<Failed> =
+                (0..pulls).map(|pull| Failed { name: name(pull), ended: ended.clone() }).collect();
+            let mut found = Vec::new();
+            missing(&status(), Copies { failed: &failed, ..Copies::default() }, &mut found);
+            found.into_iter().map(|line| [line.id, line.what, line.why, line.next]).collect::<Vec<_>>()
+        };
+        let next = "to have it tried again: again; to want it no more: ollamax model pull m0:latest --cancel";
+        assert_eq!(told(1), [["wish_failed", "the pull of m0:latest has failed", "n1: no such model", next]]);
+        let why = "n1: no such model";
+        assert_eq!(told(NAMED_MAX + 1), [["wish_failed", "6 pulls have failed", why, "ollamax model wishes"]]);
     }
 
     #[test]

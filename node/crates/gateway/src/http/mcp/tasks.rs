@@ -20,6 +20,8 @@ use ollamax_tools::views::TaskView;
 use ollamax_tools::{CallError, Catalogue, Tool, ToolError};
 use ollamax_types::{ErrorClass, limits};
 
+use crate::toolbox::what_it_does;
+
 /// Under which name a task asks for approval.
 pub(super) const APPROVAL: &str = "approval";
 /// The field of the form in which it does.
@@ -106,7 +108,8 @@ fn kept_ms(task: &TaskView) -> Option<u64> {
 
 fn payload(catalogue: &Catalogue, task: &TaskView, client: Client) -> TaskPayload {
     if task.is_waiting() && client.asks {
-        let asked = format!("{} needs your approval ({}): {}", task.tool, task.id, task.text);
+        let (needs, does) = (format!("{} needs your approval ({})", task.tool, task.id), what_it_does(task));
+        let asked = if does.is_empty() { needs } else { format!("{needs}: {does}") };
         return TaskPayload::InputRequired { input_requests: approval(question(task), asked, &task.plan) };
     }
     if task.status == "cancelled" {
@@ -250,6 +253,14 @@ mod tests {
         assert_eq!(asked["method"], "elicitation/create", "{shown}");
         assert_eq!(asked["params"]["requestedSchema"]["required"], json!(["approve"]), "{shown}");
         assert_eq!(asked["params"]["message"], "drops needs your approval (task_1): drops m\n- m goes", "{shown}");
+        // Whoever is asked needs no command.
+        for text in ["drops m", "", "drops m; waits for approval: ollamax approve task_1"] {
+            let asked = TaskView { text: text.to_owned(), ..task("waiting") };
+            let shown = serde_json::to_value(detailed(&catalogue, &asked, asks)).expect("JSON");
+            let does = if text.is_empty() { "" } else { ": drops m" };
+            let expected = format!("drops needs your approval (task_1){does}\n- m goes");
+            assert_eq!(shown["inputRequests"]["approval"]["params"]["message"], expected.as_str(), "{shown}");
+        }
         let told = serde_json::to_value(detailed(&catalogue, &task("waiting"), Client::default())).expect("JSON");
         assert_eq!((&told["status"], told.get("inputRequests")), (&json!("working"), None));
         let over = serde_json::to_value(detailed(&catalogue, &task("cancelled"), asks)).expect("JSON");
