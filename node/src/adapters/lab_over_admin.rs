@@ -9,7 +9,6 @@ use serde_json::{Map, Value};
 use ollamax_gateway::grpc::{Admin, AdminError};
 use ollamax_gateway::ports::{Needed, Node as Clients};
 use ollamax_proto::v1;
-use ollamax_proto::v1::status_reply;
 use ollamax_tools::ports::Answer;
 use ollamax_tools::views::{Attention, Cluster, Gpu, Model, ModelCopy, Node, NodeHealth, Part, Runtime, Transfer};
 use ollamax_tools::{Lab, ToolError};
