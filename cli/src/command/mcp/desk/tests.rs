@@ -145,7 +145,9 @@ impl Node {
             ("tasks/get", _) => {
                 return Some((400, message::error(id, message::INVALID_PARAMS, "no such task", Value::Null)));
             }
-            ("tools/call", _) if self.is_starting.load(Ordering::Relaxed) => refused("starting", "it is starting", true),
+            ("tools/call", _) if self.is_starting.load(Ordering::Relaxed) => {
+                refused("starting", "it is starting", true)
+            }
             ("tools/call", Some("administers")) if !self.is_own.load(Ordering::Relaxed) => {
                 return Some((400, message::error(id, message::INVALID_PARAMS, "no such tool", Value::Null)));
             }
