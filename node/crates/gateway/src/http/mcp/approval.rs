@@ -3,10 +3,10 @@
 //!
 //! Always: nobody is asked for what would be refused, nor, as far as this node has heard, under a key that was decided
 //! about before; nothing is on record before there is an answer; a state counts for its caller, tool and arguments
-//! alone, and its answer once, whoever brings it again, and wherever: what it came to is one task, whose id comes of the
-//! state, and not of what comes with the answer. A key that the question was asked with is in the state, so that it has
-//! effect once also where the question is asked again. Who says no, or nothing, has said no. Where the cluster has no
-//! keys yet, the call goes as one without a user to ask.
+//! alone, and its answer once, whoever brings it again, and wherever: what it came to is one task, whose id comes of
+//! the state, and not of what comes with the answer. A key that the question was asked with is in the state, so that it
+//! has effect once also where the question is asked again. Who says no, or nothing, has said no. Where the cluster has
+//! no keys yet, the call goes as one without a user to ask.
 
 use rmcp::ErrorData;
 use rmcp::model::{CallToolResponse, InputRequiredResult, InputResponses};
