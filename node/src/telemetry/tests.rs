@@ -9,7 +9,7 @@ use tracing::Subscriber;
 
 use ollamax_gateway as gateway;
 use ollamax_proto::v1;
-use ollamax_tools::mem::MemPorts;
+use ollamax_tools::mem::{MemLab, MemPorts};
 use ollamax_types::Timestamp;
 
 use crate::{run, toolbox};
@@ -138,7 +138,8 @@ fn traced_call(said: &str, header: &str) -> http::Request<String> {
 #[tokio::test]
 async fn a_call_tells_of_the_trace_that_its_message_names_else_of_that_of_its_request() {
     let check = async |said: &str, header: &str, expected: Option<(&str, &str)>| {
-        let catalogue = toolbox::fill(&MemPorts::default().ports(), &[]).expect("declared well");
+        let lab = MemLab { nodes: Some(Vec::new()), ..MemLab::default() };
+        let catalogue = toolbox::fill(&MemPorts::of(lab).ports(), &[]).expect("declared well");
         let registry = prometheus::Registry::new();
         let tools = gateway::Toolbox::new(catalogue, &registry).expect("new names");
         let mut router = gateway::http::router(parts(tools, registry));

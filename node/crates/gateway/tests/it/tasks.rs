@@ -544,7 +544,7 @@ async fn a_tool_asks_models_as_a_client_of_this_machine_does_once_the_door_is_op
     let (progress, told) = Progress::channel();
     let answer = port.ask(&caller, "/api/chat", chat("m"), progress).await.expect("an answer");
     assert_eq!(answer["message"]["content"], "Hello", "{answer}");
-    assert_eq!((told.borrow().done, told.borrow().text.as_str()), (2, "lo"));
+    assert_eq!((told.borrow().done, told.borrow().text.as_str()), (2, "Hello"));
     let sent = world.nodes[0].runtime.requests.lock().expect("not poisoned").last().cloned().expect("it was asked");
     assert_eq!((&sent.id, &sent.trace), (&caller.request, &caller.trace));
     let sent: Value = serde_json::from_slice(&sent.body).expect("JSON");

@@ -281,7 +281,7 @@ fn a_name_tells_of_its_versions_its_pin_its_phase_and_copies_that_go() {
     world.applied(1, None, report(1, &["m"], &[]));
     let note =
         |byte| Command::NoteVersion { name: name(), digest: Digest([byte; 32]), size_bytes: 1, how: How::Pulled };
-    world.check(2, note(7), &[("version_noted", m, "version 1, digest 070707070707, by admin")]);
+    world.check(2, note(7), &[("version_noted", m, "version 1, digest 070707070707, by node/1")]);
     world.check(2, note(7), &[]);
     let fix = Command::FixVersion {
         name: name(),

@@ -157,7 +157,8 @@ fn a_task_is_on_record_from_the_question_to_its_end_and_a_day_longer() {
     assert_eq!(world.task(1), told);
     world.check_at(400, end(1, 2, 1, done()), Answer::Done);
     let state = TaskState::Completed { result_json: "[1]".to_owned() };
-    let ended = Task { state, updated_at: Timestamp(400), due_at: Timestamp(400 + KEPT), ..told };
+    let (updated_at, due_at) = (Timestamp(400), Timestamp(400 + KEPT));
+    let ended = Task { state, progress: progress(9, ""), updated_at, due_at, ..told };
     assert_eq!(world.task(1), ended);
     world.check_idle(end(1, 2, 1, done()));
     world.check_at(399 + KEPT, Command::Expire, Answer::Done);
